@@ -1,0 +1,1 @@
+"""zmqmq: a durable message queue on ZeroMQ sockets."""
