@@ -18,8 +18,8 @@ from zmqmq.batch.layout import (
 from zmqmq.errors import CorruptDataError
 from zmqmq.model.message import Headers, Record
 
-_BYTES_OR_NONE = frozenset({bytes, type(None)})
-_STR_OR_NONE = frozenset({str, type(None)})
+_BYTES_OR_NONE: frozenset[type] = frozenset({bytes, type(None)})
+_STR_OR_NONE: frozenset[type] = frozenset({str, type(None)})
 
 
 class RecordBatch:
@@ -41,7 +41,7 @@ class RecordBatch:
         self._values: list[bytes | None] | None = None
 
     def __len__(self) -> int:
-        return self.header.count
+        return self.header.record_count
 
     def __repr__(self) -> str:
         return (
@@ -86,9 +86,9 @@ class RecordBatch:
         deltas = self._columns.read(Column.OFFSET_DELTAS)
         base = self.header.base_offset
         if deltas is None:
-            if self.header.last_offset_delta + 1 != self.header.count:
+            if self.header.last_offset_delta + 1 != self.header.record_count:
                 raise CorruptDataError("batch has fewer records than offsets and no offset deltas")
-            return list(range(base, base + self.header.count))
+            return list(range(base, base + self.header.record_count))
         _check_types("offset deltas", deltas, frozenset({int}))
         if any(a >= b for a, b in pairwise(deltas)) or not (
             deltas[0] >= 0 and deltas[-1] <= self.header.last_offset_delta
@@ -102,7 +102,7 @@ class RecordBatch:
         first = self.header.first_timestamp_ms
         deltas = self._columns.read(Column.TIMESTAMP_DELTAS)
         if deltas is None:
-            return [first] * self.header.count
+            return [first] * self.header.record_count
         _check_types("timestamp deltas", deltas, frozenset({int}))
         return [first + delta for delta in deltas]
 
@@ -111,7 +111,7 @@ class RecordBatch:
         """The headers of each record, as (name, value) pairs."""
         column = self._columns.read(Column.HEADERS)
         if column is None:
-            return [()] * self.header.count
+            return [()] * self.header.record_count
         return [_headers(entry) for entry in column]
 
     @property
@@ -155,7 +155,7 @@ class RecordBatch:
     def _typed(self, column: Column, allowed: frozenset[type]) -> list[Any]:
         entries = self._columns.read(column)
         if entries is None:
-            return [None] * self.header.count
+            return [None] * self.header.record_count
         _check_types(column.name, entries, allowed)
         return entries
 
@@ -175,7 +175,7 @@ def decode_batches(
         columns = ColumnReader(
             view[position + HEADER_SIZE : position + header.size],
             header.codec,
-            header.count,
+            header.record_count,
             header.inflated_size,
         )
         yield RecordBatch(topic, partition, header, columns)

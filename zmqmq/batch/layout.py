@@ -83,7 +83,7 @@ class BatchHeader(NamedTuple):
     magic: bytes
     attributes: int
     last_offset_delta: int
-    count: int
+    record_count: int
     inflated_size: int
     first_timestamp_ms: int
     last_timestamp_ms: int
@@ -193,10 +193,12 @@ def check_fields(header: BatchHeader) -> None:
         wrong = f"attributes {header.attributes:#x} has bits unknown to this version"
     elif header.attributes & COMPRESSION_MASK > Codec.ZSTD:
         wrong = f"compression {header.attributes & COMPRESSION_MASK} is unknown"
-    elif not 1 <= header.count <= BATCH_RECORDS_MAX:
-        wrong = f"record count {header.count} is outside 1 to {BATCH_RECORDS_MAX}"
-    elif header.last_offset_delta + 1 < header.count:
-        wrong = f"last offset delta {header.last_offset_delta} is too small for {header.count}"
+    elif not 1 <= header.record_count <= BATCH_RECORDS_MAX:
+        wrong = f"record count {header.record_count} is outside 1 to {BATCH_RECORDS_MAX}"
+    elif header.last_offset_delta + 1 < header.record_count:
+        wrong = (
+            f"last offset delta {header.last_offset_delta} is too small for {header.record_count}"
+        )
     elif header.inflated_size > BATCH_INFLATED_BYTES_MAX:
         wrong = f"inflated size {header.inflated_size} is over {BATCH_INFLATED_BYTES_MAX}"
     elif header.base_sequence > SEQUENCE_MAX:

@@ -95,6 +95,6 @@ def row(name: str, entry: object, *types: type) -> list[Any]:
     if type(entry) is not list or len(entry) < len(types):
         raise malformed(f"an entry of {name!r} is not an array of {len(types)} values")
     for value, kind in zip(entry, types, strict=False):
-        if type(value) is not kind or (kind is int and not 0 <= value <= INTEGER_MAX):
+        if type(value) is not kind or (type(value) is int and not 0 <= value <= INTEGER_MAX):
             raise malformed(f"an entry of {name!r} has {value!r} where {kind.__name__} belongs")
     return entry
