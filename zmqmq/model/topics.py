@@ -61,7 +61,7 @@ class TopicConfig:
     segment_bytes: Annotated[
         int,
         Setting(
-            "A new segment is begun when one would grow beyond this.",
+            "A new segment is begun when one would grow beyond this, or an eighth of the capacity.",
             minimum=4096,
             maximum=1 * GIB,
             unit=Unit.BYTES,
@@ -116,20 +116,6 @@ class TopicConfig:
         Setting("Records younger than this are not compacted.", unit=Unit.MS, live=True),
     ] = 0
 
-    def __post_init__(self) -> None:
-        if self.capacity_bytes and self.segment_bytes > self.capacity_bytes:
-            raise refusal(
-                Code.INVALID_CONFIG,
-                f"segment_bytes {self.segment_bytes} is over capacity_bytes "
-                f"{self.capacity_bytes}; whole segments are dropped, so make it a fraction",
-            )
-        if self.capacity_bytes and self.batch_bytes_max > self.capacity_bytes:
-            raise refusal(
-                Code.INVALID_CONFIG,
-                f"batch_bytes_max {self.batch_bytes_max} is over capacity_bytes "
-                f"{self.capacity_bytes}; such a batch could never be taken",
-            )
-
     def as_map(self) -> dict[str, int | str]:
         """Every setting with its value."""
         return asdict(self)
@@ -169,5 +155,6 @@ _SETTINGS: dict[str, Declared] = {s.name: s for s in settings_of(TopicConfig)}
 def _value(declared: Declared, raw: object) -> object:
     if not isinstance(raw, str) or declared.kind is str:
         return raw
-    parse = {Unit.BYTES: parse_bytes, Unit.MS: parse_ms, Unit.NONE: int}[declared.setting.unit]
-    return parse(raw)
+    if declared.setting.unit is Unit.BYTES:
+        return parse_bytes(raw)
+    return parse_ms(raw) if declared.setting.unit is Unit.MS else int(raw)

@@ -1,0 +1,60 @@
+"""Leader epoch to first offset: where two logs part (replication.md 1.3, D14)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+UNDEFINED = (-1, -1)
+
+
+class EpochIndex:
+    """Ascending pairs of (leader epoch, first offset written in it).
+
+    Only epochs that wrote something stand here, so that the index is a function of the log: what
+    D14 asks for, and what makes it needless to flush an entry before the epoch's first batch.
+    """
+
+    __slots__ = ("_epochs", "_starts")
+
+    def __init__(self) -> None:
+        self._epochs: list[int] = []
+        self._starts: list[int] = []
+
+    @property
+    def latest(self) -> int:
+        """The epoch of the last batch, or -1."""
+        return self._epochs[-1] if self._epochs else -1
+
+    def note(self, epoch: int, offset: int) -> None:
+        """A batch of `epoch` was appended at `offset`."""
+        if self._epochs and self._epochs[-1] == epoch:
+            return
+        assert not self._epochs or (epoch > self._epochs[-1] and offset > self._starts[-1])
+        self._epochs.append(epoch)
+        self._starts.append(offset)
+
+    def end_offset_for(self, epoch: int, log_end: int) -> tuple[int, int]:
+        """The greatest known epoch not above `epoch`, and where it ends (F4).
+
+        UNDEFINED when all known epochs are above it, or it is above all of them.
+        """
+        if not self._epochs or epoch > self._epochs[-1] or epoch < self._epochs[0]:
+            return UNDEFINED
+        at = bisect_right(self._epochs, epoch) - 1
+        end = self._starts[at + 1] if at + 1 < len(self._starts) else log_end
+        return self._epochs[at], end
+
+    def truncate(self, end: int) -> None:
+        """Forget epochs that begin at `end` or behind it."""
+        while self._starts and self._starts[-1] >= end:
+            self._starts.pop()
+            self._epochs.pop()
+
+    def snapshot(self) -> list[list[int]]:
+        """The pairs in msgpack's types."""
+        return [list(pair) for pair in zip(self._epochs, self._starts, strict=True)]
+
+    def restore(self, snapshot: list[list[int]]) -> None:
+        """Become what `snapshot` was taken of."""
+        self._epochs = [pair[0] for pair in snapshot]
+        self._starts = [pair[1] for pair in snapshot]
