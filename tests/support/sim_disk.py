@@ -16,116 +16,32 @@ ext4 or XFS do:
 3. Syncing a file does not save its name, nor syncing a folder the folder's own name.
 4. After a failed `sync` what was unsynced stays so for ever: the kernel has forgotten it.
 
-Fast because a state copies nothing: contents are recipes (synced bytes plus kept writes) that
-are carried out when a file is first opened, and folders are dicts shared until changed.
+power_cut.py works the states out.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
+from tests.support.power_cut import (
+    EMPTY,
+    ROOT,
+    Content,
+    Folder,
+    FolderSynced,
+    Named,
+    Operation,
+    Replay,
+    Resized,
+    Synced,
+    Wrote,
+    apply_names,
+    put,
+)
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.errors import DiskFullError, StorageError
-
-ROOT = 0
-PAGE_BYTES = 4096
-SECTOR_BYTES = 512
-Folder = Mapping[str, int]
-"""Names and node numbers; never changed in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wrote:
-    """Bytes put into a file. With `flipped` it is damage, which no power cut undoes."""
-
-    node: int
-    position: int
-    data: bytes
-    size: int | None = None
-    """The new size of the file, if this grew it."""
-    flipped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """`allocate` or `truncate`."""
-
-    node: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """Names that changed together: (folder, name, node or None)."""
-
-    changes: tuple[tuple[int, str, int | None], ...]
-    made: int | None = None
-    """A node that this created,"""
-    is_folder: bool = False
-    """and what it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """`sync`, which may have failed."""
-
-    node: int
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSynced:
-    """`sync_directory`."""
-
-    node: int
-
-
-Operation = Wrote | Resized | Named | Synced | FolderSynced
-Effect = tuple[int, bytes | None]
-"""Bytes at a position, or None: zeros from there on."""
-
-
-class Content:
-    """What is in a file: shared, unchanging, put together when first asked for."""
-
-    __slots__ = ("_base", "_effects", "_flat", "size")
-
-    def __init__(self, base: bytes, effects: Sequence[Effect], size: int) -> None:
-        self._base = base
-        self._effects = effects
-        self._flat: bytes | None = None
-        self.size = size
-
-    def flat(self) -> bytes:
-        """The bytes; what is missing up to `size` is zeros."""
-        if self._flat is None:
-            if self._effects:
-                data = bytearray(self._base)
-                for position, piece in self._effects:
-                    put(data, position, piece)
-                del data[self.size :]
-                self._flat = bytes(data)
-            else:
-                self._flat = self._base[: self.size]
-        return self._flat
-
-
-EMPTY = Content(b"", (), 0)
-
-
-def put(data: bytearray, position: int, piece: Buffer | None) -> None:
-    """Carry out one effect."""
-    if piece is None:
-        del data[position:]
-        return
-    if position > len(data):
-        data.extend(bytes(position - len(data)))
-    data[position : position + len(piece)] = piece
 
 
 @dataclass(slots=True)
@@ -162,7 +78,7 @@ class SimFile:
         if error is not None:
             data = data[: len(data) // 2]
         room = disk.free_bytes() + node.size
-        if position + len(data) > max(room, node.size):
+        if position + len(data) > room:
             data = data[: max(room - position, 0)]
             error = error or disk._full("write", self.path)
         if data:
@@ -252,7 +168,7 @@ class SimDisk:
         self._next_node = ROOT + 1
         self._used: int | None = None
         self._faults: list[_Fault] = []
-        self._replay: _Replay | None = None
+        self._replay: Replay | None = None
 
     @classmethod
     def _of(
@@ -379,9 +295,7 @@ class SimDisk:
         still lose it.
         """
         replay = self._replay_to(at)
-        files = dict(replay.files)
-        for number, pending in replay.pending.items():
-            files[number] = pending.content([_KEPT] * len(pending.changes))
+        files = {**replay.files, **{n: found.whole() for n, found in replay.pending.items()}}
         folders = replay.named([True] * len(replay.names))
         disk = SimDisk._of(folders, files, self._next_node, self.budget)
         disk._start_folders, disk._start_files = self._start_folders, self._start_files
@@ -389,34 +303,32 @@ class SimDisk:
         return disk
 
     def crash_states(
-        self, *, at: int | None = None, rng: Random, limit: int = 256
+        self, *, at: int | None = None, rng: Random, limit: int = 1024
     ) -> Iterator[SimDisk]:
         """Up to `limit` disks as a power cut behind the first `at` operations may leave them.
 
         When all the ways of keeping and losing whole changes are no more than `limit`, all of
-        them come (256 is enough for eight changes), then ones with torn writes. Otherwise they
-        are drawn from `rng`. Fewer than `limit` come when nothing is torn.
+        them come (512 are enough for eight changes), then ones with torn writes up to the
+        limit, if there are writes to tear. Otherwise all are drawn from `rng`.
         """
         replay = self._replay_to(at)
-        pending = [found for found in replay.pending.values() if found.free]
-        names = [index for index, found in enumerate(replay.names) if not found.is_certain]
-        ways = math.prod([len(o) for p in pending for o in p.options], start=2 ** len(names))
+        pending = list(replay.pending.values())
         left = limit
-        if ways <= limit:
-            for folders, files in replay.every_way(pending, names):
+        if replay.ways() <= limit:
+            for folders, files in replay.every_way(pending):
                 left -= 1
                 yield SimDisk._of(folders, files, self._next_node, self.budget)
-            if not any(p.can_tear for p in pending):
+            if not any(found.can_tear for found in pending):
                 return
         for _ in range(left):
-            folders, files = replay.some_way(pending, names, rng)
+            folders, files = replay.some_way(pending, rng)
             yield SimDisk._of(folders, files, self._next_node, self.budget)
 
-    def _replay_to(self, at: int | None) -> _Replay:
+    def _replay_to(self, at: int | None) -> Replay:
         at = len(self.operations) if at is None else at
         assert 0 <= at <= len(self.operations)
         if self._replay is None or self._replay.done > at:
-            self._replay = _Replay(self._start_folders, self._start_files)
+            self._replay = Replay(self._start_folders, self._start_files)
         self._replay.run(self.operations, at)
         return self._replay
 
@@ -463,7 +375,7 @@ class SimDisk:
 
     def _name(self, operation: Named) -> None:
         self._record(operation)
-        _rename(self._folders, operation)
+        apply_names(self._folders, operation)
         self._used = None
 
     def _find(self, path: str) -> int | None:
@@ -477,9 +389,15 @@ class SimDisk:
 
     def _place(self, path: str) -> tuple[int, str]:
         """The folder that a path is in, and its name there."""
-        above, _, name = path.rpartition("/")
-        number = self._find(above)
-        if not path or number not in self._folders:
+        *above, name = _parts(path) or [""]
+        number = self._find("/".join(above))
+        if not name or number not in self._folders:
             raise StorageError(f"path {path!r} is in no folder: ENOENT")
-        _parts(path)
         return number, name
+
+
+def _parts(path: str) -> list[str]:
+    parts = path.split("/") if path else []
+    if any(part in {"", ".", ".."} for part in parts):
+        raise StorageError(f"path {path!r} is not below the data directory")
+    return parts

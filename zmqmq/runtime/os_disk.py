@@ -22,6 +22,8 @@ from zmqmq.errors import DiskFullError, StorageError
 IOV_MAX: Final = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 """How many buffers the kernel takes in one call; 16 is what POSIX grants."""
 
+_CLOSED: Final = (1 << 31) - 1
+"""A descriptor that no file has, so the kernel answers EBADF as for any other that is closed."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _RWF_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
@@ -55,7 +57,7 @@ class OSFile:
         """Files with the same number are covered by one `syncfs`."""
 
     def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
+        """The descriptor; one that no file has once this is closed."""
         return self._descriptor
 
     @property
@@ -173,8 +175,8 @@ class OSFile:
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        descriptor, self._descriptor = self._descriptor, _CLOSED
+        if descriptor == _CLOSED:
             return
         try:
             os.close(descriptor)

@@ -37,15 +37,7 @@ def place(log: Log, offset: int, max_bytes: int) -> Place:
     Never beyond one segment. Raises the refusals OFFSET_OUT_OF_RANGE, STORAGE_DAMAGED and
     STORAGE_OFFLINE.
     """
-    if log.failed or (log.damage and offset >= log.damage.offset):
-        log.check_usable()
-    if not log.start_offset <= offset <= log.end_offset:
-        raise refusal(
-            Code.OFFSET_OUT_OF_RANGE,
-            f"offset {offset} is not stored; this partition has {log.start_offset} to "
-            f"{log.end_offset}",
-            {"log_start": log.start_offset, "end": log.end_offset},
-        )
+    check_offset(log, offset)
     hint = log.hints.pop(offset, None)
     if hint is not None and hint[1] < hint[0].size:
         segment, position = hint
@@ -56,6 +48,19 @@ def place(log: Log, offset: int, max_bytes: int) -> Place:
         slack = log.options.index_interval_bytes if base_offset < offset else 0
     size = min(max(max_bytes, HEADER_SIZE) + slack, segment.size - position)
     return Place(segment.file, position, size, segment, base_offset)
+
+
+def check_offset(log: Log, offset: int) -> None:
+    """Raise the refusal of an offset that is not stored, or that cannot be served."""
+    if log.failed or (log.damage and offset >= log.damage.offset):
+        log.check_usable()
+    if not log.start_offset <= offset <= log.end_offset:
+        raise refusal(
+            Code.OFFSET_OUT_OF_RANGE,
+            f"offset {offset} is not stored; this partition has {log.start_offset} to "
+            f"{log.end_offset}",
+            {"log_start": log.start_offset, "end": log.end_offset},
+        )
 
 
 def take(
@@ -93,7 +98,11 @@ def take(
     log.hints[expected] = (where.segment, where.position + position)
     if len(log.hints) > _HINTS_MAX:
         log.hints.popitem(last=False)
-    return data if first == 0 and position == size else view[first:position]
+    if first == 0 and position == size:
+        return data
+    part = view[first:position]
+    # A short piece of a long read is copied, or it would keep all of it in memory until sent.
+    return part if len(part) * 2 > size else part.tobytes()
 
 
 def read(log: Log, offset: int, max_bytes: int, end: int) -> Buffer:

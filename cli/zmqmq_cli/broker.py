@@ -1,0 +1,70 @@
+"""`zmqmq broker`: run one in the foreground."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def broker(
+    *,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--data-dir",
+            metavar="DIR",
+            help="Where everything is kept. [default: ~/.local/share/zmqmq]",
+        ),
+    ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            "--bind",
+            metavar="HOST:PORT",
+            help="Where to listen; port 0 takes a free one. [default: 127.0.0.1:5755]",
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            "--advertise",
+            metavar="HOST:PORT",
+            help="What clients are told to connect to, where it is not the address bound.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Settings in TOML (docs/configuration.md)."),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen beyond this machine although nothing is encrypted and everybody may "
+            "do everything.",
+        ),
+    ] = False,
+) -> int:
+    """Run a broker in the foreground.
+
+    Prints one line with `ready` on stdout once it serves. SIGTERM and Ctrl-C drain it: what was
+    acknowledged is on disk, what is in flight is finished, then it ends.
+    """
+    from zmqmq.runtime.main import run
+
+    from zmqmq.config.load import load  # not needed for --help
+
+    named = {
+        "broker.data_dir": data_dir,
+        "broker.bind": bind,
+        "broker.advertise": advertise,
+        "broker.insecure": "true" if insecure else None,
+    }
+    flags = {name: value for name, value in named.items() if value is not None}
+    return run(load(None if config is None else Path(config), os.environ, flags).config)

@@ -1,0 +1,183 @@
+"""The global options: they stand before or after any command, and mean the same in each place."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, cast
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
+
+from zmqmq.errors import ConfigError
+from zmqmq.model.units import parse_ms
+
+FORMATS: Final = ("table", "json", "jsonl")
+_META: Final = "zmqmq"
+
+
+@dataclass(slots=True)
+class Globals:
+    """What the global options of one invocation say."""
+
+    servers: str | None = None
+    """None: `ZMQMQ_SERVERS`, else the broker's default port on this machine."""
+    output: str = "table"
+    quiet: bool = False
+    timeout_ms: int | None = None
+
+
+def globals_of(ctx: typer.Context) -> Globals:
+    """Those of the invocation that this context belongs to."""
+    # `meta` is one dictionary for the whole chain of contexts, so an option noted by the root is
+    # seen in the command; `obj` typer uses itself.
+    return cast("Globals", ctx.meta.setdefault(_META, Globals()))
+
+
+def _remember(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    # None is an option that was not given here: what one further out said must stand.
+    if value is None:
+        return None
+    chosen = globals_of(ctx)
+    if param.name == "servers":
+        chosen.servers = value
+    elif param.name == "output":
+        chosen.output = choice(value, FORMATS, "-O/--output")
+    else:
+        chosen.timeout_ms = duration(value, "--timeout")
+    return value
+
+
+def _remember_quiet(ctx: typer.Context, *, value: bool) -> bool:
+    if value:
+        globals_of(ctx).quiet = True
+    return value
+
+
+def _declared(
+    servers: Annotated[
+        str | None,
+        typer.Option(
+            "-s",
+            "--servers",
+            metavar="HOST:PORT,…",
+            help="Brokers to connect to. [env: ZMQMQ_SERVERS; default: 127.0.0.1:5755]",
+            callback=_remember,
+            expose_value=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-O",
+            "--output",
+            metavar="table|json|jsonl",
+            help="What is printed on stdout. [default: table]",
+            callback=_remember,
+            expose_value=False,
+        ),
+    ] = None,
+    quiet: Annotated[  # noqa: FBT002  a flag of the command line
+        bool,
+        typer.Option(
+            "-q",
+            "--quiet",
+            help="No talk on stderr, only errors.",
+            callback=_remember_quiet,
+            expose_value=False,
+        ),
+    ] = False,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            help="How long to wait for a connection or an answer, as in 500ms or 10s. "
+            "[default: 10s and 30s]",
+            callback=_remember,
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """Never called: typer reads the options off the signature."""
+
+
+class _AsGiven:
+    """The conversion of a parameter that is text already: none.
+
+    typer has pydantic convert every value, even text to text, and importing pydantic takes a
+    tenth of a second: more than all the rest of a short command.
+    """
+
+    def coerce(self, value: object, param: object, ctx: object) -> object:
+        del param, ctx
+        return value
+
+
+class Group(TyperGroup):
+    """Commands under one noun; an unknown one is answered with the nearest."""
+
+    def resolve_command(  # type: ignore[override]  # a narrower context
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, Any, list[str]]:
+        """As the base class, but for unknown commands."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            ctx.fail(f"no such command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def with_globals(command: TyperCommand | TyperGroup) -> TyperCommand | TyperGroup:
+    """The command, and each one below it, taking the global options too."""
+    taken = {name for param in command.params for name in param.opts}
+    for param in _global_params():
+        # The benchmark may declare some of them itself.
+        if not taken & set(param.opts):
+            command.params.append(param)
+    for param in command.params:
+        if hasattr(param, "_runtime_param"):
+            setattr(param, "_runtime_param", _AsGiven())  # noqa: B010  absent in older typers
+    if isinstance(command, TyperGroup):
+        for inner in command.commands.values():
+            with_globals(cast("TyperCommand", inner))
+    return command
+
+
+def _global_params() -> list[Any]:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(_declared)
+    return [*typer.main.get_command(app).params]
+
+
+def choice(value: str, allowed: tuple[str, ...], name: str) -> str:
+    """The value, if it is one of those; a usage error with the nearest of them otherwise."""
+    if value in allowed:
+        return value
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}{hint}", param_hint=name)
+
+
+def number(value: str, name: str, *, least: int = 0) -> int:
+    """A whole number from the command line."""
+    try:
+        result = int(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a whole number", param_hint=name) from None
+    if result < least:
+        raise typer.BadParameter(f"{result} is too small; the least is {least}", param_hint=name)
+    return result
+
+
+def duration(value: str, name: str) -> int:
+    """Milliseconds, of `10s` and the like."""
+    try:
+        result = parse_ms(value)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
+    if result <= 0:
+        raise typer.BadParameter(f"{value!r} is no time at all", param_hint=name)
+    return result

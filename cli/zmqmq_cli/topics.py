@@ -1,0 +1,200 @@
+"""`zmqmq topics`: create, list, describe, alter, delete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zmqmq.model.setting import Unit, settings_of
+from zmqmq.model.topics import TopicConfig
+from zmqmq_cli.exits import Exit
+from zmqmq_cli.options import Group, number
+from zmqmq_cli.session import connected, output_of
+from zmqmq_cli.tables import Table, exact_bytes, exact_ms, plural
+
+if TYPE_CHECKING:
+    from zmqmq import TopicInfo
+
+app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The topic.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="KEY=VALUE",
+        help="A setting (docs/configuration.md, Topics), as in retention_ms=7d; may come again.",
+    ),
+]
+
+
+@app.callback()
+def root() -> None:
+    """Create, list, describe, alter and delete topics."""
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: Name,
+    *,
+    partitions: Annotated[
+        str, typer.Option("-p", "--partitions", metavar="N", help="How many partitions.")
+    ] = "1",
+    replicas: Annotated[
+        str,
+        typer.Option(
+            "-r",
+            "--replicas",
+            metavar="N",
+            help="Copies of each partition; 0: three, or as many as there are brokers.",
+        ),
+    ] = "0",
+    config: Settings = None,
+    if_not_exists: Annotated[
+        bool, typer.Option("--if-not-exists", help="Be content with one that is there already.")
+    ] = False,
+) -> None:
+    """Create a topic."""
+    count = number(partitions, "-p/--partitions", least=1)
+    copies = number(replicas, "-r/--replicas")
+    settings = parse_settings(config or [], resets=False)
+    output = output_of(ctx)
+    with connected(ctx) as client:
+        info = client.topics.create(
+            name, count, copies, config=settings, if_not_exists=if_not_exists
+        )
+    output.say(f"topic {info.name} has {plural(info.partitions, 'partition')}")
+    if output.form != "table":
+        output.show(as_map(info), [])
+
+
+@app.command("list")
+def list_topics(
+    ctx: typer.Context,
+    *,
+    internal: Annotated[
+        bool, typer.Option("--internal", help="The broker's own topics too.")
+    ] = False,
+) -> None:
+    """List the topics."""
+    with connected(ctx) as client:
+        topics = sorted(client.topics.list(internal=internal), key=lambda topic: topic.name)
+    rows = [as_map(topic) for topic in topics]
+    table = Table(["topic", "partitions", "replicas", "settings"])
+    table.rows = [
+        (topic.name, topic.partitions, topic.replicas, _shown(changed_settings(topic.config)))
+        for topic in topics
+    ]
+    output_of(ctx).show({"topics": rows}, [table], rows)
+
+
+@app.command()
+def describe(ctx: typer.Context, name: Name) -> None:
+    """Show partitions, offsets and settings of a topic."""
+    with connected(ctx, name) as client:
+        topic = client.topics.describe(name)
+    output_of(ctx).show(description(topic), _description_tables(topic))
+
+
+@app.command()
+def alter(
+    ctx: typer.Context,
+    name: Name,
+    *,
+    partitions: Annotated[
+        str | None,
+        typer.Option("-p", "--partitions", metavar="N", help="The new number; it can only grow."),
+    ] = None,
+    config: Settings = None,
+) -> None:
+    """Change settings or add partitions. `-c KEY=` resets a setting to its default."""
+    count = None if partitions is None else number(partitions, "-p/--partitions", least=1)
+    settings = parse_settings(config or [], resets=True)
+    if count is None and not settings:
+        raise typer.BadParameter("say what to change, with -p or -c")
+    output = output_of(ctx)
+    with connected(ctx, name) as client:
+        info = client.topics.alter(name, partitions=count, config=settings or None)
+    output.say(f"topic {name} is altered")
+    if output.form != "table":
+        output.show(as_map(info), [])
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    name: Name,
+    *,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a topic and all its records."""
+    output = output_of(ctx)
+    with connected(ctx, name) as client:
+        if not yes:
+            client.topics.describe(name)  # a name that is wrong is told before the question
+            _confirm(name)
+        client.topics.delete(name)
+    output.say(f"topic {name} is deleted")
+    if output.form != "table":
+        output.show({"deleted": name}, [])
+
+
+def _confirm(name: str) -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter("nobody is there to be asked; -y deletes without asking")
+    answer = typer.prompt(f"Type the name to delete {name} and its records", err=True)
+    if answer != name:
+        typer.echo("nothing is deleted", err=True)
+        raise typer.Exit(Exit.FAILURE)
+
+
+def parse_settings(pairs: list[str], *, resets: bool) -> dict[str, str | None]:
+    """`KEY=VALUE` as a map; without a value the setting is reset, where that makes sense."""
+    settings: dict[str, str | None] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and (value or resets)):
+            raise typer.BadParameter(
+                f"{pair!r} is not KEY=VALUE, as in retention_ms=7d", param_hint="-c/--config"
+            )
+        settings[key.strip()] = value.strip() or None
+    return settings
+
+
+def as_map(info: TopicInfo) -> dict[str, Any]:
+    """A topic as JSON shows it."""
+    return {
+        "name": info.name,
+        "id": info.id.hex(),
+        "partitions": info.partitions,
+        "replicas": info.replicas,
+        "config": dict(info.config),
+    }
+
+
+def changed_settings(config: Mapping[str, object]) -> dict[str, object]:
+    """Those that are not as the software has them by default."""
+    usual = TopicConfig().as_map()
+    return {name: value for name, value in config.items() if usual.get(name) != value}
+
+
+def readable(name: str, value: object) -> str:
+    """A setting's value with its unit."""
+    unit = _UNITS.get(name, Unit.NONE)
+    if isinstance(value, int) and unit is Unit.BYTES:
+        return exact_bytes(value)
+    if isinstance(value, int) and unit is Unit.MS:
+        return exact_ms(value)
+    return str(value)
+
+
+_UNITS = {declared.name: declared.setting.unit for declared in settings_of(TopicConfig)}
+
+
+def _shown(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={readable(name, value)}" for name, value in settings.items())

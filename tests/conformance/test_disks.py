@@ -1,0 +1,77 @@
+"""The real disk and the simulated one keep the same promises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.disk import DiskConformance
+from tests.support.sim_disk import SimDisk
+from zmqmq.core.storage.disk import Disk
+from zmqmq.errors import StorageError
+from zmqmq.runtime.os_disk import OSDisk
+
+
+class TestOSDisk(DiskConformance):
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Disk:
+        return OSDisk(tmp_path)
+
+
+class TestSimDisk(DiskConformance):
+    @pytest.fixture
+    def disk(self) -> Disk:
+        return SimDisk(budget=1 << 20)
+
+
+def test_what_was_just_written_is_cached(tmp_path: Path) -> None:
+    file = OSDisk(tmp_path).open("a", create=True)
+    file.write(0, [b"x" * 5000])
+    if file.read_cached(0, 1) is None:
+        pytest.skip("this file system cannot tell what is cached")
+
+    assert file.read_cached(4000, 500) == b"x" * 500
+    assert file.read_cached(4000, 5000) == b"x" * 1000
+    assert file.read_cached(5000, 10) == b""
+
+
+def test_what_was_dropped_from_memory_is_not_waited_for(tmp_path: Path) -> None:
+    file = OSDisk(tmp_path).open("a", create=True)
+    file.write(0, [b"x" * 1_000_000])
+    if file.read_cached(0, 1) is None:
+        pytest.skip("this file system cannot tell what is cached")
+    file.sync()
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    assert file.read_cached(500_000, 1000) is None
+    assert file.read(500_000, 1000) == b"x" * 1000
+
+
+def test_children_do_not_inherit_files(tmp_path: Path) -> None:
+    disk = OSDisk(tmp_path)
+
+    assert not os.get_inheritable(disk.open("a", create=True).fileno())
+    assert not os.get_inheritable(disk.open_directory("").fileno())
+
+
+def test_a_closed_file_says_so_and_closes_twice(tmp_path: Path) -> None:
+    file = OSDisk(tmp_path).open("a", create=True)
+    file.close()
+    file.close()
+
+    with pytest.raises(StorageError, match=r"sync '.*/a' failed: EBADF, Bad file descriptor"):
+        file.sync()
+    with pytest.raises(StorageError, match="write"):
+        file.write(0, [b"x"])
+    with pytest.raises(StorageError, match="read"):
+        file.read(0, 1)
+    with pytest.raises(StorageError, match="stat"):
+        _ = file.size
+
+
+def test_files_of_one_folder_are_on_its_file_system(tmp_path: Path) -> None:
+    disk = OSDisk(tmp_path)
+
+    assert disk.open("a", create=True).file_system_id == disk.file_system_id

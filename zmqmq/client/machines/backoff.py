@@ -1,0 +1,33 @@
+"""How long to wait before the next attempt."""
+
+from __future__ import annotations
+
+from zmqmq.client.machines.effects import MS, SECOND, Chance
+
+DELAY_MAX = 10 * SECOND
+
+
+class Backoff:
+    """Exponential delays, each shortened by chance by up to a half.
+
+    The chance keeps a thousand clients whose broker came back from all asking in the same
+    millisecond; never more than `longest`, so that nobody sleeps long after it is back.
+    """
+
+    __slots__ = ("_chance", "_failures", "_first", "_longest")
+
+    def __init__(self, chance: Chance, first: int = 100 * MS, longest: int = DELAY_MAX) -> None:
+        self._chance = chance
+        self._first = first
+        self._longest = longest
+        self._failures = 0
+
+    def next_delay(self) -> int:
+        """Nanoseconds to wait after one more failure."""
+        full = min(self._first << min(self._failures, 30), self._longest)
+        self._failures += 1
+        return full - int(self._chance.jitter() * full) // 2
+
+    def reset(self) -> None:
+        """It worked: begin small again."""
+        self._failures = 0

@@ -1,0 +1,405 @@
+"""One broker's connection: greeting, who waits for which answer, and starting over.
+
+Answers two questions: which call does this message answer, and is the connection still good? It
+leaves to `network.py` which brokers to be connected to and to the callers what to do about a
+failed call. Each call gets exactly one answer: the broker's, a time-out, or the connection's end.
+
+A socket is never mended. Whatever is wrong with it (no answer to HELLO or PING, two time-outs in
+a row, a refused session, a lost TCP connection), it is closed and another one opened, since the
+broker knows a socket by a routing id that no reply reaches any more once TCP has reconnected
+(zeromq.md 3.3, pitfalls 7 to 10).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.effects import (
+    MS,
+    NEVER,
+    SECOND,
+    Body,
+    Chance,
+    CloseSocket,
+    Effect,
+    Failure,
+    Link,
+    Observed,
+    OnAnswer,
+    OpenSocket,
+    Reply,
+    Transmit,
+)
+from zmqmq.errors import (
+    Code,
+    DisconnectedError,
+    OutcomeUnknownError,
+    ProtocolError,
+    TimedOutError,
+    WireError,
+    error_from_wire,
+    refusal,
+)
+from zmqmq.model.limits import BATCH_BYTES_MAX, FRAMES_MAX, REQUEST_BYTES_MAX
+from zmqmq.wire.apis import ERROR, REPLIES, Api
+from zmqmq.wire.frame import VERSION, Fields, decode_reply_header, encode_header
+from zmqmq.wire.schema import reader
+
+CALLS_MAX: Final = 4_096
+"""Calls of one connection that may wait for an answer, sent or not."""
+GREETING_TIMEOUT: Final = 3 * SECOND
+SILENT_TIMEOUTS_MAX: Final = 2
+"""Time-outs in a row with nothing heard in between, after which a socket counts as dead."""
+
+_read_hello = reader(REPLIES[Api.HELLO])
+_CARRIES_RX = frozenset({Api.FETCH, Api.PING})
+_SESSION_ENDED = frozenset({Code.NEED_HELLO, Code.SESSION_FENCED})
+
+
+class Phase(enum.Enum):
+    """How far a connection has got."""
+
+    IDLE = enum.auto()
+    """No socket; another one at `reopen_at` if somebody wants it."""
+    GREETING = enum.auto()
+    READY = enum.auto()
+
+
+@dataclass(slots=True)
+class Identity:
+    """Who this client is, and which cluster it has found. Shared by its connections."""
+
+    client: str
+    cluster: bytes | None = None
+    """Of the first broker that answered: brokers of another one are not joined to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the broker said in HELLO that it accepts."""
+
+    request_bytes: int = REQUEST_BYTES_MAX
+    frames: int = FRAMES_MAX
+    batch_bytes: int = BATCH_BYTES_MAX
+    in_flight: int = 64
+
+
+class Call:
+    """One request and who waits for its answer."""
+
+    __slots__ = ("api", "body", "deadline", "fields", "is_sent", "on_answer")
+
+    def __init__(
+        self, api: Api, fields: Fields, body: Sequence[Body], deadline: int, on_answer: OnAnswer
+    ) -> None:
+        self.api = api
+        self.fields = fields
+        self.body = body
+        self.deadline = deadline
+        self.on_answer = on_answer
+        self.is_sent = False
+
+
+class Connection:
+    """The connection to one address, over any number of sockets one after the other.
+
+    Invariants: a socket is open in every phase but IDLE; each number in `calls` is answered
+    once; calls are sent in the order in which they were made.
+    """
+
+    def __init__(
+        self, address: str, identity: Identity, chance: Chance, effects: list[Effect]
+    ) -> None:
+        self.address = address
+        self.phase = Phase.IDLE
+        self.limits = Limits()
+        self.broker: int | None = None
+        self.broker_epoch = 0
+        self.last_failure = "not tried yet"
+        """What became of the last attempt, in words."""
+        self.reopen_at = 0
+        """The earliest time for the next socket."""
+        self.is_wanted = False
+        """Whether to open the next socket by itself once `reopen_at` is reached."""
+        self.socket = -1
+        self._identity = identity
+        self._chance = chance
+        self._effects = effects
+        self._backoff = Backoff(chance)
+        self._calls: dict[int, Call] = {}
+        self._queue: deque[int] = deque()
+        self._sent_count = 0
+        self._correlation = 0
+        self._greeting_deadline = NEVER
+        self._next_deadline = NEVER
+        self._ping_at = NEVER
+        self._ping_every = 20 * SECOND
+        self._session = chance.session_id()
+        """Kept from socket to socket, so that the broker fences the socket before."""
+        self._rx = 0
+        self._silent_timeouts = 0
+        self._clock_offset = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests go out at once."""
+        return self.phase is Phase.READY
+
+    @property
+    def room(self) -> int:
+        """How many more requests the broker takes now; 0 unless ready."""
+        if self.phase is not Phase.READY:
+            return 0
+        return self.limits.in_flight - self._sent_count - len(self._queue)
+
+    def broker_time_ms(self, now: int) -> int:
+        """The broker's clock at `now`, as far as HELLO and PING have told it."""
+        return (now + self._clock_offset) // MS
+
+    def next_wake(self) -> int:
+        """When `handle_time` has something to do next."""
+        reopen_at = self.reopen_at if self.phase is Phase.IDLE and self.is_wanted else NEVER
+        return min(self._next_deadline, self._ping_at, self._greeting_deadline, reopen_at)
+
+    def open(self, now: int, socket: int) -> None:
+        """Open a socket under this number and greet the broker on it."""
+        assert self.phase is Phase.IDLE
+        self.phase = Phase.GREETING
+        self.socket = socket
+        self.last_failure = "no answer yet"
+        self._rx = 0
+        self._silent_timeouts = 0
+        self._greeting_deadline = now + GREETING_TIMEOUT
+        self._effects.append(OpenSocket(socket, self.address))
+        hello: Fields = {
+            "client": self._identity.client,
+            "min": VERSION,
+            "max": VERSION,
+            "session": self._session,
+        }
+        if self._identity.cluster is not None:
+            hello["cluster"] = self._identity.cluster
+        self._correlation += 1
+        self._effects.append(
+            Transmit(socket, (encode_header(Api.HELLO, self._correlation, hello),))
+        )
+
+    def request(
+        self,
+        now: int,
+        api: Api,
+        fields: Fields,
+        body: Sequence[Body],
+        deadline: int,
+        on_answer: OnAnswer,
+    ) -> None:
+        """Send a request, or keep it until the connection is ready; `on_answer` hears of it."""
+        if len(self._calls) >= CALLS_MAX:
+            detail = f"{CALLS_MAX} requests to {self.address} wait already; wait for some answers"
+            on_answer(now, Failure(refusal(Code.THROTTLED, detail), is_sent=False))
+            return
+        self._correlation += 1
+        self._calls[self._correlation] = Call(api, fields, body, deadline, on_answer)
+        self._next_deadline = min(self._next_deadline, deadline)
+        self._queue.append(self._correlation)
+        self._send_queued()
+
+    def send_unanswered(self, api: Api, fields: Fields, body: Sequence[Body]) -> None:
+        """Send a request that the broker does not answer. Only while ready."""
+        assert self.phase is Phase.READY
+        self._correlation += 1
+        header = encode_header(api, self._correlation, fields)
+        self._effects.append(Transmit(self.socket, (header, *body)))
+
+    def handle_message(self, now: int, frames: Sequence[Body]) -> None:
+        """A message came in on the current socket."""
+        try:
+            api, _, correlation, fields = decode_reply_header(bytes(frames[0]))
+        except ProtocolError as error:
+            self.drop(now, str(error))
+            return
+        self._silent_timeouts = 0
+        if self.phase is Phase.GREETING:
+            if api == Api.HELLO:
+                self._take_hello(now, fields)
+            return
+        body = frames[1:]
+        for frame in body:
+            self._rx += len(frame)
+        call = self._calls.pop(correlation, None)
+        if call is None:
+            return  # it timed out, and its caller has heard so
+        if call.is_sent:
+            self._sent_count -= 1
+        if ERROR in fields:
+            self._refused(now, call, fields[ERROR])
+        else:
+            call.on_answer(now, Reply(fields, body))
+        self._send_queued()
+
+    def handle_link(self, now: int, link: Link) -> None:
+        """Something happened to the TCP connection of the current socket."""
+        if link is Link.CONNECTED:
+            self.last_failure = "connected, but HELLO was not answered"
+        elif self.phase is not Phase.IDLE:
+            self.drop(now, link.value)
+
+    def handle_time(self, now: int) -> None:
+        """Fail what is overdue, and ask whether the broker is still there."""
+        if self.phase is Phase.GREETING and now >= self._greeting_deadline:
+            self.drop(now, self.last_failure)
+        if now >= self._next_deadline:
+            self._expire(now)
+        if self.phase is Phase.READY and now >= self._ping_at:
+            self._ping_at = now + self._ping_every
+            self.request(now, Api.PING, {}, (), now + self._ping_every, self._take_ping)
+
+    def drop(self, now: int, reason: str) -> None:
+        """Give the socket up. Calls that were sent fail; the others wait for the next socket."""
+        if self.phase is Phase.IDLE:
+            return
+        if self.phase is Phase.READY:
+            self._effects.append(
+                Observed("disconnected", f"{self.address}: {reason}", is_warning=True)
+            )
+        self.phase = Phase.IDLE
+        self.last_failure = reason
+        self.reopen_at = now + self._backoff.next_delay()
+        self._greeting_deadline = self._ping_at = NEVER
+        self._effects.append(CloseSocket(self.socket))
+        self.socket = -1
+        self._sent_count = 0
+        lost = [number for number, call in self._calls.items() if call.is_sent]
+        for call in [self._calls.pop(number) for number in lost]:
+            detail = f"the connection to {self.address} ended before the answer came: {reason}"
+            call.on_answer(now, Failure(DisconnectedError(detail), is_sent=True))
+
+    def close(self, now: int, reason: str) -> None:
+        """End for good: every call fails."""
+        self.is_wanted = False
+        self.drop(now, reason)
+        calls, self._calls = list(self._calls.values()), {}
+        self._queue.clear()
+        for call in calls:
+            detail = f"not sent to {self.address}: {reason}"
+            call.on_answer(now, Failure(DisconnectedError(detail), is_sent=False))
+
+    def check(self) -> None:
+        """Assert what holds between events."""
+        assert (self.phase is Phase.IDLE) == (self.socket == -1)
+        assert self._sent_count == sum(call.is_sent for call in self._calls.values())
+        assert all(call.deadline >= self._next_deadline for call in self._calls.values())
+
+    def _take_hello(self, now: int, fields: Fields) -> None:
+        if ERROR in fields:
+            error = error_from_wire(fields[ERROR])
+            self.drop(now, f"HELLO was refused: {error.code.name} {error.detail}")
+            return
+        try:
+            version, _, cluster, broker, epoch, _, lease_ms, time_ms, _, limits = _read_hello(
+                fields
+            )
+        except WireError as error:
+            self.drop(now, f"HELLO was answered with nonsense: {error.detail}")
+            return
+        if version != VERSION:
+            self.drop(now, f"the broker speaks protocol version {version}, this client {VERSION}")
+            return
+        self._identity.cluster = self._identity.cluster or cluster
+        self.broker = broker
+        self.broker_epoch = epoch
+        self.limits = _limits(limits)
+        self.phase = Phase.READY
+        self.last_failure = ""
+        self._backoff.reset()
+        self._note_clock(now, time_ms)
+        self._greeting_deadline = NEVER
+        self._ping_every = max(lease_ms * MS // 3, MS)
+        self._ping_at = now + self._ping_every
+        self._effects.append(Observed("connected", f"{self.address} is broker {broker}"))
+        self._send_queued()
+
+    def _take_ping(self, now: int, answer: Reply | Failure) -> None:
+        if isinstance(answer, Reply):
+            time_ms = answer.fields.get("time_ms")
+            if type(time_ms) is int:
+                self._note_clock(now, time_ms)
+        elif self.phase is Phase.READY:
+            self.drop(now, "PING was not answered")
+
+    def _note_clock(self, now: int, time_ms: int) -> None:
+        self._clock_offset = time_ms * MS - now
+
+    def _refused(self, now: int, call: Call, error_map: object) -> None:
+        error = error_from_wire(error_map if isinstance(error_map, dict) else {})
+        if error.code in _SESSION_ENDED:
+            if error.code is Code.SESSION_FENCED:
+                self._session = self._chance.session_id()
+            # The broker did nothing, so the same call can go out on the next socket.
+            call.is_sent = False
+            self._correlation += 1
+            self._calls[self._correlation] = call
+            self._queue.appendleft(self._correlation)
+            self._next_deadline = min(self._next_deadline, call.deadline)
+            self.drop(now, f"the session has ended: {error.code.name} {error.detail}")
+            return
+        call.on_answer(now, Failure(error, is_sent=isinstance(error, OutcomeUnknownError)))
+
+    def _send_queued(self) -> None:
+        while (
+            self._queue and self.phase is Phase.READY and self._sent_count < self.limits.in_flight
+        ):
+            correlation = self._queue.popleft()
+            call = self._calls.get(correlation)
+            if call is None:
+                continue  # it has timed out in the queue
+            if call.api in _CARRIES_RX:
+                call.fields["rx"] = self._rx
+            header = encode_header(call.api, correlation, call.fields)
+            call.is_sent = True
+            self._sent_count += 1
+            self._effects.append(Transmit(self.socket, (header, *call.body)))
+
+    def _expire(self, now: int) -> None:
+        overdue = [n for n, call in self._calls.items() if call.deadline <= now]
+        late = [self._calls.pop(number) for number in overdue]
+        self._next_deadline = min((c.deadline for c in self._calls.values()), default=NEVER)
+        for call in late:
+            if call.is_sent:
+                self._sent_count -= 1
+                self._silent_timeouts += 1
+        socket = self.socket
+        for call in late:
+            call.on_answer(now, Failure(self._timeout_of(call), call.is_sent))
+        if self._silent_timeouts >= SILENT_TIMEOUTS_MAX and self.socket == socket:
+            self.drop(now, f"{self._silent_timeouts} requests in a row were not answered")
+
+    def _timeout_of(self, call: Call) -> WireError:
+        if call.is_sent:
+            return TimedOutError(f"{call.api.name}: {self.address} did not answer in time")
+        return refusal(
+            Code.DEADLINE_PASSED,
+            f"{call.api.name} was not sent to {self.address} in time: "
+            f"{self.last_failure or 'too much is outstanding'}",
+        )
+
+
+def _limits(told: Fields) -> Limits:
+    """The broker's limits where they are narrower than ours; nonsense is ignored."""
+    ours = Limits()
+
+    def narrower(name: str, own: int) -> int:
+        value = told.get(name)
+        return min(value, own) if type(value) is int and value > 0 else own
+
+    return Limits(
+        request_bytes=narrower("request_bytes", ours.request_bytes),
+        frames=narrower("frames", ours.frames),
+        batch_bytes=narrower("batch_bytes", ours.batch_bytes),
+        in_flight=narrower("in_flight", ours.in_flight),
+    )

@@ -1,0 +1,216 @@
+"""Which brokers to be connected to, and over which connection a request goes.
+
+Somebody always wants at least one broker: while none answers, the bootstrap servers and the
+brokers known from metadata are tried one after the other, each with its own back-off. Leaders
+are connected to when `to_broker` first asks for them, and stay connected.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from zmqmq.client.machines.connection import Connection, Identity
+from zmqmq.client.machines.effects import (
+    NEVER,
+    Body,
+    Chance,
+    Effect,
+    Failure,
+    Link,
+    OnAnswer,
+)
+from zmqmq.errors import Code, DisconnectedError, refusal
+from zmqmq.wire.apis import Api
+from zmqmq.wire.frame import Fields
+
+WAITING_MAX: Final = 4_096
+"""Requests that may wait until any broker answers at all."""
+
+
+class Waiting(NamedTuple):
+    """A request that any broker can answer, while none is connected."""
+
+    api: Api
+    fields: Fields
+    deadline: int
+    on_answer: OnAnswer
+
+
+class Network:
+    """All connections of one client.
+
+    Owned by the core (core.py), which forwards socket events by socket number. Numbers of sockets
+    are never used again, so what a closed socket still delivers is recognised and ignored.
+    """
+
+    def __init__(
+        self, servers: Sequence[str], identity: Identity, chance: Chance, effects: list[Effect]
+    ) -> None:
+        assert servers
+        self.connections: dict[str, Connection] = {}
+        self.addresses: dict[int, str] = {}
+        """Where the brokers are, by broker id, as METADATA said last."""
+        self.is_closed = False
+        self._servers = tuple(servers)
+        self._identity = identity
+        self._chance = chance
+        self._effects = effects
+        self._by_socket: dict[int, Connection] = {}
+        self._sockets = 0
+        self._home: Connection | None = None
+        self._waiting: deque[Waiting] = deque()
+        self._next_waiting_deadline = NEVER
+
+    def any_ready(self) -> Connection | None:
+        """A connection that answers; the same one as long as it does."""
+        if self._home is not None and self._home.is_ready:
+            return self._home
+        self._home = next((c for c in self.connections.values() if c.is_ready), None)
+        return self._home
+
+    def to_broker(self, broker: int) -> Connection | None:
+        """The connection to this broker if it is ready; else it is being opened, or None."""
+        for connection in self.connections.values():
+            # A bootstrap address may be another name of the broker that metadata calls otherwise.
+            if connection.is_ready and connection.broker == broker:
+                connection.is_wanted = True
+                return connection
+        address = self.addresses.get(broker)
+        if address is not None:
+            self._connection(address).is_wanted = True
+        return None
+
+    def request_any(
+        self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer
+    ) -> None:
+        """Send a request to some broker, as soon as one answers."""
+        connection = self.any_ready()
+        if connection is not None:
+            connection.request(now, api, fields, (), deadline, on_answer)
+        elif len(self._waiting) >= WAITING_MAX or self.is_closed:
+            detail = f"{len(self._waiting)} requests wait for a broker; {self.failures()}"
+            on_answer(now, Failure(refusal(Code.THROTTLED, detail), is_sent=False))
+        else:
+            self._waiting.append(Waiting(api, fields, deadline, on_answer))
+            self._next_waiting_deadline = min(self._next_waiting_deadline, deadline)
+
+    def failures(self) -> str:
+        """What happened at each address last, for an error message."""
+        return "; ".join(
+            f"{address}: {connection.last_failure if connection else 'not tried yet'}"
+            for address in self._candidates()
+            for connection in [self.connections.get(address)]
+        )
+
+    def note_brokers(self, addresses: dict[int, str]) -> None:
+        """METADATA told which brokers there are."""
+        self.addresses = addresses
+
+    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
+        """A message came in on a socket."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.handle_message(now, frames)
+            self._forget_closed(socket, connection)
+
+    def handle_link(self, now: int, socket: int, link: Link) -> None:
+        """Something happened to the TCP connection of a socket."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.handle_link(now, link)
+            self._forget_closed(socket, connection)
+
+    def handle_time(self, now: int) -> None:
+        """Expire, ping, reopen, and look for a broker while there is none."""
+        for connection in list(self.connections.values()):
+            socket = connection.socket
+            if now >= connection.next_wake():
+                connection.handle_time(now)
+                self._forget_closed(socket, connection)
+            if (
+                connection.is_wanted
+                and connection.socket < 0
+                and now >= connection.reopen_at
+                and not self.is_closed
+            ):
+                self._open(now, connection)
+        if now >= self._next_waiting_deadline:
+            self._expire_waiting(now)
+        self._seek_home(now)
+        self._send_waiting(now)
+
+    def next_wake(self) -> int:
+        """When `handle_time` has something to do next."""
+        wake = min((c.next_wake() for c in self.connections.values()), default=NEVER)
+        if self.any_ready() is None and not self.is_closed:
+            wake = min(wake, self._seek_at())
+        return min(wake, self._next_waiting_deadline)
+
+    def close(self, now: int) -> None:
+        """End every connection; what still waits fails."""
+        self.is_closed = True
+        for connection in self.connections.values():
+            connection.close(now, "the client was closed")
+        self._by_socket.clear()
+        waiting, self._waiting = list(self._waiting), deque()
+        for entry in waiting:
+            error = DisconnectedError(f"{entry.api.name} was not sent: the client was closed")
+            entry.on_answer(now, Failure(error, is_sent=False))
+
+    def check(self) -> None:
+        """Assert what holds between events."""
+        for connection in self.connections.values():
+            connection.check()
+        open_sockets = {c.socket for c in self.connections.values() if c.socket >= 0}
+        assert open_sockets == set(self._by_socket)
+
+    def _candidates(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self._servers, *self.addresses.values())))
+
+    def _connection(self, address: str) -> Connection:
+        connection = self.connections.get(address)
+        if connection is None:
+            connection = Connection(address, self._identity, self._chance, self._effects)
+            self.connections[address] = connection
+        return connection
+
+    def _open(self, now: int, connection: Connection) -> None:
+        self._sockets += 1
+        self._by_socket[self._sockets] = connection
+        connection.open(now, self._sockets)
+
+    def _forget_closed(self, socket: int, connection: Connection) -> None:
+        if connection.socket != socket:
+            self._by_socket.pop(socket, None)
+
+    def _seek_at(self) -> int:
+        """When the next address may be tried; NEVER while an attempt is under way."""
+        if any(c.socket >= 0 for c in self.connections.values()):
+            return NEVER
+        known = self.connections
+        return min(known[a].reopen_at if a in known else 0 for a in self._candidates())
+
+    def _seek_home(self, now: int) -> None:
+        if self.is_closed or now < self._seek_at():
+            return
+        connections = [self._connection(address) for address in self._candidates()]
+        self._open(now, min(connections, key=lambda c: c.reopen_at))
+
+    def _send_waiting(self, now: int) -> None:
+        connection = self.any_ready() if self._waiting else None
+        if connection is None:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        self._next_waiting_deadline = NEVER
+        for api, fields, deadline, on_answer in waiting:
+            connection.request(now, api, fields, (), deadline, on_answer)
+
+    def _expire_waiting(self, now: int) -> None:
+        late = [entry for entry in self._waiting if entry.deadline <= now]
+        self._waiting = deque(entry for entry in self._waiting if entry.deadline > now)
+        self._next_waiting_deadline = min((e.deadline for e in self._waiting), default=NEVER)
+        for entry in late:
+            error = DisconnectedError(f"{entry.api.name} was not sent: {self.failures()}")
+            entry.on_answer(now, Failure(error, is_sent=False))

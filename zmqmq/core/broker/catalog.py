@@ -1,0 +1,93 @@
+"""Topics and partitions as this broker knows them: the metadata image, and what is open here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.storage.log import LogKey
+from zmqmq.errors import Code, refusal
+from zmqmq.model.topics import TopicConfig
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """One topic of the image."""
+
+    name: str
+    id: bytes
+    partition_count: int
+    replicas: int
+    config: TopicConfig
+    overrides: dict[str, int | str]
+    """The settings that were given for it; the others follow the broker's defaults."""
+    state: str
+    leaders: dict[int, tuple[int | None, int]] = field(default_factory=dict)
+    """Leader broker and leader epoch of each partition."""
+    led_here: set[int] = field(default_factory=set)
+    """Partitions that this run of the broker leads."""
+    revision: int = 0
+    """mod_revision of the topic's document."""
+
+
+class Catalog:
+    """Everything by name and id."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Topic] = {}
+        self.by_id: dict[bytes, Topic] = {}
+        self.partitions: dict[tuple[bytes, int], Partition] = {}
+        """Those that are led and open here."""
+        self.unopened: dict[tuple[bytes, int], str] = {}
+        """Those that could not be opened, and why."""
+
+    def partition(self, topic_id: bytes, partition: int) -> Partition:
+        """The open partition; refusals name the topic as people know it."""
+        found = self.partitions.get((topic_id, partition))
+        if found is not None:
+            return found
+        topic = self.by_id.get(topic_id)
+        if topic is None:
+            raise refusal(
+                Code.UNKNOWN_TOPIC,
+                f"there is no topic with id {topic_id.hex()}: it was deleted, or never here",
+            )
+        if partition >= topic.partition_count:
+            raise refusal(
+                Code.UNKNOWN_PARTITION,
+                f"topic {topic.name!r} has {topic.partition_count} partitions; "
+                f"there is no {partition}",
+            )
+        why = self.unopened.get((topic_id, partition))
+        if why is not None:
+            raise refusal(Code.STORAGE_OFFLINE, f"{topic.name}/{partition} is offline: {why}")
+        raise refusal(Code.NOT_LEADER, f"{topic.name}/{partition} is not open on this broker yet")
+
+    def topic(self, name: str) -> Topic:
+        """The topic of this name, or the refusal that says how to make it."""
+        found = self.by_name.get(name)
+        if found is None or found.state != "ready":
+            raise refusal(
+                Code.UNKNOWN_TOPIC,
+                f"there is no topic {name!r}; make it with `zmqmq topics create {name}`",
+            )
+        return found
+
+    def open_partitions(self, topic: Topic) -> Iterator[Partition]:
+        """Those of one topic that are open here, in order."""
+        for number in range(topic.partition_count):
+            found = self.partitions.get((topic.id, number))
+            if found is not None:
+                yield found
+
+    def forget(self, topic: Topic) -> list[LogKey]:
+        """Take a deleted topic out; the keys of its partitions."""
+        del self.by_id[topic.id]
+        if self.by_name.get(topic.name) is topic:
+            del self.by_name[topic.name]
+        keys = []
+        for number in range(topic.partition_count):
+            self.unopened.pop((topic.id, number), None)
+            keys.append(LogKey(topic.id, number))
+        return keys

@@ -1,0 +1,186 @@
+"""DESCRIBE: what is here, for people and dashboards. docs/protocol.md lists the fields."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.identity import Identity
+from zmqmq.core.broker.offsets import Offsets
+from zmqmq.core.broker.outbox import Outbox
+from zmqmq.core.broker.produce import Producing
+from zmqmq.core.broker.sessions import Session, Sessions
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.security.authorize import Action, authorize
+from zmqmq.errors import Code, refusal
+from zmqmq.wire.apis import REQUESTS, Api
+from zmqmq.wire.frame import Fields
+from zmqmq.wire.schema import malformed, reader
+
+_read = reader(REQUESTS[Api.DESCRIBE])
+PARTITIONS_PER_PAGE: Final = 10_000
+SESSIONS_PER_PAGE: Final = 1_000
+
+
+class Describing:
+    """Answers from what the other parts know; changes nothing."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        outbox: Outbox,
+        sessions: Sessions,
+        producing: Producing,
+        offsets: Offsets,
+        identity: Identity,
+    ) -> None:
+        self._catalog = catalog
+        self._outbox = outbox
+        self._sessions = sessions
+        self._producing = producing
+        self._offsets = offsets
+        self._identity = identity
+
+    def handle(self, now_ms: int, session: Session, correlation: int, fields: Fields) -> None:
+        """DESCRIBE."""
+        kind, names, internal, after = _read(fields)
+        if names is not None and any(type(name) is not str for name in names):
+            raise malformed("field 'names' holds something that is not str")
+        if not authorize(session.principal, Action.DESCRIBE, kind, "*"):
+            raise refusal(Code.DENIED, f"may not describe {kind}")
+        match kind:
+            case "topics":
+                items, more = self._topics(names, after, internal=internal)
+            case "groups":
+                items, more = self._groups(names, after), False
+            case "sessions":
+                items, more = self._session_items(now_ms, after)
+            case "broker":
+                items, more = [self._broker()], False
+            case "config":
+                items, more = [dict(self._identity.settings)], False
+            case _:
+                raise malformed(f"kind {kind!r} is not broker, topics, groups, sessions or config")
+        self._outbox.reply(session, Api.DESCRIBE, correlation, {"items": items, "more": more})
+
+    def _topics(
+        self, names: list[str] | None, after: str, *, internal: bool
+    ) -> tuple[list[dict[str, Any]], bool]:
+        if names is not None:
+            wanted = [self._catalog.topic(name) for name in names]
+        else:
+            wanted = [
+                topic
+                for name, topic in sorted(self._catalog.by_name.items())
+                if topic.state == "ready" and (internal or not name.startswith("__"))
+            ]
+        items: list[dict[str, Any]] = []
+        room = PARTITIONS_PER_PAGE
+        for topic in wanted:
+            if topic.name <= after:
+                continue
+            if items and topic.partition_count > room:
+                return items, True
+            room -= topic.partition_count
+            items.append(self._topic(topic))
+        return items, False
+
+    def _topic(self, topic: Topic) -> dict[str, Any]:
+        return {
+            "name": topic.name,
+            "id": topic.id,
+            "replicas": topic.replicas,
+            "config": topic.config.as_map(),
+            "overrides": topic.overrides,
+            "partitions": [self._partition(topic, n) for n in range(topic.partition_count)],
+        }
+
+    def _partition(self, topic: Topic, number: int) -> dict[str, Any]:
+        leader, epoch = topic.leaders.get(number, (None, 0))
+        item: dict[str, Any] = {"partition": number, "leader": leader, "leader_epoch": epoch}
+        found: Partition | None = self._catalog.partitions.get((topic.id, number))
+        if found is None:
+            item["error"] = self._catalog.unopened.get((topic.id, number), "not open here yet")
+            return item
+        log = found.log
+        item |= {
+            "start": log.start_offset,
+            "committed_end": found.high_watermark,
+            "end": log.end_offset,
+            "flushed_end": log.flushed_end,
+            "bytes": log.size_bytes,
+            "records": log.record_count,
+            "segments": len(log.segments),
+            "producers": len(log.producers),
+            "last_append_ms": log.last_append_ms,
+            "replicas": [self._identity.broker_id],
+            "isr": [self._identity.broker_id],
+        }
+        if log.damage is not None:
+            item["error"] = f"damaged at {log.damage}"
+        elif log.failed is not None:
+            item["error"] = f"offline: {log.failed}"
+        return item
+
+    def _groups(self, names: list[str] | None, after: str) -> list[dict[str, Any]]:
+        items = []
+        for group, places in self._offsets.groups():
+            if group <= after or (names is not None and group not in names):
+                continue
+            offsets = []
+            for (topic_id, number), committed in sorted(places.items()):
+                topic = self._catalog.by_id.get(topic_id)
+                if topic is None:
+                    continue
+                partition = self._catalog.partitions.get((topic_id, number))
+                end = partition.high_watermark if partition else None
+                offsets.append(
+                    {
+                        "topic": topic.name,
+                        "partition": number,
+                        "offset": committed.offset,
+                        "committed_end": end,
+                        "lag": None if end is None else max(end - committed.offset, 0),
+                        "note": committed.note,
+                        "commit_ms": committed.commit_ms,
+                    }
+                )
+            items.append({"name": group, "offsets": offsets})
+        return items
+
+    def _session_items(self, now_ms: int, after: str) -> tuple[list[dict[str, Any]], bool]:
+        items = [
+            {
+                "name": session.id.hex(),
+                "client": session.client,
+                "principal": session.principal.name,
+                "connected_s": (now_ms - session.since_ms) // 1000,
+                "outstanding_bytes": session.outstanding,
+                "waiting": session.waiting + session.fetches,
+            }
+            for session in self._sessions
+            if session.id.hex() > after
+        ]
+        items.sort(key=lambda item: str(item["name"]))
+        return items[:SESSIONS_PER_PAGE], len(items) > SESSIONS_PER_PAGE
+
+    def _broker(self) -> dict[str, Any]:
+        open_partitions = self._catalog.partitions.values()
+        return {
+            "broker": self._identity.broker_id,
+            "broker_epoch": self._identity.epoch,
+            "cluster": self._identity.cluster,
+            "server": self._identity.server,
+            "endpoints": dict(self._identity.endpoints),
+            "sessions": len(self._sessions),
+            "topics": sum(1 for t in self._catalog.by_name if not t.startswith("__")),
+            "partitions": len(open_partitions),
+            "offline": len(self._catalog.unopened)
+            + sum(1 for p in open_partitions if p.log.failed or p.log.damage),
+            "bytes": sum(p.log.size_bytes for p in open_partitions),
+            "batches_in": self._producing.batches,
+            "bytes_in": self._producing.bytes,
+            "flushes": self._producing.flushes,
+            "errors_sent": self._outbox.errors_sent,
+            "reply_bytes_outstanding": self._sessions.outstanding,
+        }

@@ -1,0 +1,363 @@
+"""FETCH: long poll over several partitions, never beyond the high watermark or the credit.
+
+A fetch is answered as soon as there are `min_bytes`, or any error, and at the latest after
+`max_wait_ms`, then with whatever there is. What is in the page cache is read at once; for what is
+not, the broker asks the world (ReadCold) and goes on with others meanwhile.
+
+Replies are bounded by what the client has not read yet (`credit_bytes`) and by what all clients
+together have not (`memory_bytes`). Who has no credit waits for it, and answers itself with
+nothing when its time is over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from zmqmq.core.broker.catalog import Catalog
+from zmqmq.core.broker.events import Now, ReadCold
+from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.broker.outbox import Outbox
+from zmqmq.core.broker.sessions import Session, Sessions
+from zmqmq.core.broker.timers import Timers
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.security.authorize import Action, authorize
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.reading import Place, bytes_between, check_offset, place, take
+from zmqmq.errors import Code, CorruptDataError, StorageError, WireError, error_to_wire, refusal
+from zmqmq.model.limits import FRAMES_MAX, REPLY_BYTES_MAX
+from zmqmq.wire.apis import REQUESTS, Api
+from zmqmq.wire.frame import Fields
+from zmqmq.wire.schema import reader, row
+
+_read = reader(REQUESTS[Api.FETCH])
+
+
+class FetchRequest:
+    """One fetch, from its arrival to its answer."""
+
+    __slots__ = (
+        "_fetching",
+        "answers",
+        "asked",
+        "bodies",
+        "cold",
+        "correlation",
+        "done",
+        "failed",
+        "max_bytes",
+        "min_bytes",
+        "parked",
+        "session",
+        "taken_bytes",
+    )
+
+    def __init__(
+        self,
+        fetching: Fetching,
+        session: Session,
+        correlation: int,
+        asked: list[tuple[Partition | WireError, int, int]],
+        min_bytes: int,
+        max_bytes: int,
+    ) -> None:
+        self._fetching = fetching
+        self.session = session
+        self.correlation = correlation
+        self.asked = asked
+        """(partition, offset, max bytes), or the error of one that cannot be read."""
+        self.min_bytes = min_bytes
+        self.max_bytes = max_bytes
+        self.answers: list[Any] = []
+        self.bodies: list[Buffer] = []
+        self.taken_bytes = 0
+        self.failed = any(isinstance(entry[0], WireError) for entry in asked)
+        self.parked = False
+        """Whether it is in the waiting lists of its partitions."""
+        self.cold: tuple[Place, Partition, int, int] | None = None
+        """What it has asked the disk for."""
+        self.done = False
+
+    def expire(self) -> None:
+        """Time is over: answer with what there is."""
+        self._fetching.expire(self)
+
+
+class Fetching:
+    """Who reads, and who waits for records or for credit."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        outbox: Outbox,
+        timers: Timers,
+        sessions: Sessions,
+        options: ServingOptions,
+    ) -> None:
+        self._catalog = catalog
+        self._outbox = outbox
+        self._timers = timers
+        self._sessions = sessions
+        self._options = options
+        self._waiting: dict[Partition, dict[FetchRequest, None]] = {}
+        self._starved: deque[Session] = deque()
+        """Sessions with fetches that wait for credit, each once."""
+        self._cold: dict[int, FetchRequest] = {}
+        self._tokens = 0
+        self.bytes = self.cold_reads = 0
+
+    def handle(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
+        """Answer, or park until there is something to answer."""
+        max_wait_ms, min_bytes, max_bytes, entries = _read(fields)
+        if session.fetches >= self._options.fetches_max:
+            raise refusal(
+                Code.THROTTLED,
+                f"{session.fetches} fetches of this session wait and serving.fetches_max is "
+                f"{self._options.fetches_max}",
+                {"retry_after_ms": 100},
+            )
+        asked = [self._entry(session, entry) for entry in entries]
+        request = FetchRequest(
+            self, session, correlation, asked, min_bytes, min(max_bytes, REPLY_BYTES_MAX)
+        )
+        session.fetches += 1
+        if max_wait_ms == 0 or request.failed or self._is_ready(request):
+            self._start(request)
+            if not request.done:
+                self._timers.add(now.ns + max(max_wait_ms, 1_000) * 1_000_000, request)
+            return
+        request.parked = True
+        for partition, _, _ in asked:
+            assert isinstance(partition, Partition)
+            self._waiting.setdefault(partition, {})[request] = None
+        self._timers.add(now.ns + max_wait_ms * 1_000_000, request)
+
+    def wake(self, partition: Partition) -> None:
+        """The high watermark of a partition has moved, or it can be read no more."""
+        for request in tuple(self._waiting.get(partition, ())):
+            if self._is_ready(request):
+                self._unpark(request)
+                self._start(request)
+
+    def credit_came(self, session: Session) -> None:
+        """A client has read something: its own fetches go on, then those of others."""
+        starved = self._starved
+        if not starved:
+            return
+        if session.starved:
+            starved.remove(session)
+            starved.appendleft(session)
+        for _ in range(len(starved)):
+            waiting = starved.popleft()
+            while waiting.starved and self._sessions.credit(waiting) > 0:
+                request = waiting.starved.popleft()
+                if not request.done:
+                    self._go_on(request)
+            if waiting.starved:
+                starved.append(waiting)
+
+    def end_cold(self, token: int, data: Buffer | StorageError) -> None:
+        """The disk has answered."""
+        request = self._cold.pop(token)
+        if request.done or request.cold is None:
+            return
+        where, partition, offset, max_bytes = request.cold
+        request.cold = None
+        if isinstance(data, StorageError):
+            partition.log.fail(data)
+            self._answer_error(request, self._storage_error(partition, data))
+        else:
+            self._take(request, partition, where, data, offset, max_bytes)
+        if request.cold is None:
+            self._go_on(request)
+
+    def expire(self, request: FetchRequest) -> None:
+        """Answer with what there is, which may be nothing."""
+        if request.parked:
+            self._unpark(request)
+            self._start(request)
+        if request.done:
+            return
+        # Still waiting for credit or for a slow disk: what was not reached is answered empty.
+        if request in request.session.starved and not request.session.tells_read:
+            error = refusal(
+                Code.THROTTLED,
+                f"{request.session.outstanding} bytes were sent in this session and none "
+                "confirmed: send the field rx (docs/protocol.md, Flow control)",
+            )
+            self._unstarve(request)
+            request.done = True
+            request.session.fetches -= 1
+            self._outbox.refuse(request.session, Api.FETCH, request.correlation, error)
+            return
+        self._unstarve(request)
+        while len(request.answers) < len(request.asked):
+            self._answer_rest(request)
+        self._finish(request)
+
+    def forget(self, session: Session) -> None:
+        """The session is closed: none of its fetches will be answered."""
+        for waiting in self._waiting.values():
+            for request in [r for r in waiting if r.session is session]:
+                request.done = True
+                del waiting[request]
+        for request in session.starved:
+            request.done = True
+        session.starved.clear()
+        if session in self._starved:
+            self._starved.remove(session)
+
+    def _entry(self, session: Session, entry: object) -> tuple[Partition | WireError, int, int]:
+        topic_id, number, offset, max_bytes = row("partitions", entry, bytes, int, int, int)
+        try:
+            partition = self._catalog.partition(topic_id, number)
+            if not authorize(session.principal, Action.READ, "topic", partition.topic):
+                raise refusal(Code.DENIED, f"may not read {partition.topic!r}")
+            check_offset(partition.log, offset)
+        except WireError as error:
+            return error, 0, 0
+        return partition, offset, max_bytes
+
+    def _is_ready(self, request: FetchRequest) -> bool:
+        """Whether there is enough to answer before the time is over."""
+        found = 0
+        for partition, offset, _ in request.asked:
+            if isinstance(partition, WireError) or partition.log.failed or partition.log.damage:
+                return True
+            if partition.high_watermark > offset:
+                if request.min_bytes <= 1:
+                    return True
+                found += bytes_between(partition.log, offset, partition.high_watermark)
+            elif offset < partition.log.start_offset:
+                return True
+        return found >= request.min_bytes
+
+    def _unpark(self, request: FetchRequest) -> None:
+        request.parked = False
+        for partition, _, _ in request.asked:
+            assert isinstance(partition, Partition)
+            waiting = self._waiting[partition]
+            waiting.pop(request, None)
+            if not waiting:
+                del self._waiting[partition]
+
+    def _start(self, request: FetchRequest) -> None:
+        session = request.session
+        if session.starved or (self._sessions.credit(session) <= 0 and self._has_data(request)):
+            if not session.starved:
+                self._starved.append(session)
+            session.starved.append(request)
+            return
+        self._go_on(request)
+
+    def _has_data(self, request: FetchRequest) -> bool:
+        return any(
+            isinstance(partition, Partition) and partition.high_watermark > offset
+            for partition, offset, _ in request.asked
+        )
+
+    def _go_on(self, request: FetchRequest) -> None:
+        """Read partition after partition until all are answered, or the disk must be asked."""
+        limit = min(request.max_bytes, max(self._sessions.credit(request.session), 1))
+        while len(request.answers) < len(request.asked):
+            partition, offset, max_bytes = request.asked[len(request.answers)]
+            room = limit - request.taken_bytes
+            is_full = room <= 0 or len(request.bodies) >= FRAMES_MAX - 1
+            if isinstance(partition, WireError) or is_full or offset >= partition.high_watermark:
+                self._answer_rest(request)
+                continue
+            self._read(request, partition, offset, min(room, max_bytes))
+            if request.cold is not None:
+                return
+        self._finish(request)
+
+    def _answer_rest(self, request: FetchRequest) -> None:
+        """Answer the next partition without data."""
+        partition = request.asked[len(request.answers)][0]
+        if isinstance(partition, WireError):
+            request.answers.append(error_to_wire(partition))
+        else:
+            request.answers.append((0, partition.high_watermark, partition.log.start_offset))
+
+    def _read(
+        self, request: FetchRequest, partition: Partition, offset: int, max_bytes: int
+    ) -> None:
+        try:
+            where = place(partition.log, offset, max_bytes)
+        except WireError as error:
+            self._answer_error(request, error)
+            return
+        data = where.file.read_cached(where.position, where.size)
+        if data is None:
+            self._ask_disk(request, partition, where, offset, max_bytes)
+        else:
+            self._take(request, partition, where, data, offset, max_bytes)
+
+    def _take(
+        self,
+        request: FetchRequest,
+        partition: Partition,
+        where: Place,
+        data: Buffer,
+        offset: int,
+        max_bytes: int,
+    ) -> None:
+        log = partition.log
+        try:
+            taken = take(log, where, data, offset, partition.high_watermark, max_bytes)
+        except CorruptDataError as error:
+            self._answer_error(request, self._storage_error(partition, error))
+            return
+        if isinstance(taken, int):
+            where = where._replace(size=taken)
+            self._ask_disk(request, partition, where, offset, max_bytes)
+            return
+        size = len(taken)
+        request.answers.append((size, partition.high_watermark, log.start_offset))
+        if size:
+            request.bodies.append(taken)
+            request.taken_bytes += size
+
+    def _ask_disk(
+        self,
+        request: FetchRequest,
+        partition: Partition,
+        where: Place,
+        offset: int,
+        max_bytes: int,
+    ) -> None:
+        self._tokens += 1
+        self.cold_reads += 1
+        request.cold = (where, partition, offset, max_bytes)
+        self._cold[self._tokens] = request
+        self._outbox.emit(ReadCold(self._tokens, where))
+
+    def _answer_error(self, request: FetchRequest, error: WireError) -> None:
+        request.answers.append(error_to_wire(error))
+
+    def _storage_error(self, partition: Partition, error: Exception) -> WireError:
+        if partition.log.damage:
+            return refusal(
+                Code.STORAGE_DAMAGED,
+                f"{partition.name}: {partition.log.damage}; see `zmqmq inspect repair`",
+            )
+        return refusal(Code.STORAGE_OFFLINE, f"{partition.name}: {error}")
+
+    def _unstarve(self, request: FetchRequest) -> None:
+        session = request.session
+        if request in session.starved:
+            session.starved.remove(request)
+            if not session.starved and session in self._starved:
+                self._starved.remove(session)
+
+    def _finish(self, request: FetchRequest) -> None:
+        request.done = True
+        request.session.fetches -= 1
+        self.bytes += request.taken_bytes
+        self._outbox.reply(
+            request.session,
+            Api.FETCH,
+            request.correlation,
+            {"partitions": request.answers},
+            request.bodies,
+        )

@@ -1,0 +1,246 @@
+"""PRODUCE: append now, answer when the promise that was asked for holds (L3, L4).
+
+acks=0 is never answered, acks=1 once written out at the end of the burst, acks=all once the high
+watermark has passed. All batches of a request are answered together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from zmqmq.core.broker.catalog import Catalog
+from zmqmq.core.broker.events import FlushFiles, Now
+from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.broker.outbox import Outbox
+from zmqmq.core.broker.sessions import Session
+from zmqmq.core.broker.timers import Timers
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.security.authorize import Action, authorize
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.log import Flush
+from zmqmq.errors import Code, StorageError, WireError, error_to_wire, refusal
+from zmqmq.wire.apis import ACKS_ALL, ACKS_NONE, REQUESTS, Api
+from zmqmq.wire.frame import Fields
+from zmqmq.wire.schema import malformed, reader, row
+
+_read = reader(REQUESTS[Api.PRODUCE])
+
+
+class ProduceRequest:
+    """A request whose batches are appended and not all committed."""
+
+    __slots__ = ("_outbox", "correlation", "done", "pending", "results", "session")
+
+    def __init__(
+        self, outbox: Outbox, session: Session, correlation: int, results: list[Any]
+    ) -> None:
+        self._outbox = outbox
+        self.session = session
+        self.correlation = correlation
+        self.results = results
+        self.pending = 0
+        self.done = False
+
+    def settle(self, count: int = 1) -> None:
+        """So many of its batches are committed, or known to have failed."""
+        self.pending -= count
+        if self.pending <= 0 and not self.done:
+            self.finish()
+
+    def finish(self) -> None:
+        """Answer with what is known."""
+        self.done = True
+        self.session.waiting -= 1
+        self._outbox.reply(self.session, Api.PRODUCE, self.correlation, {"results": self.results})
+
+    def fail(self, index: int, error: WireError) -> None:
+        """One of its batches has come to nothing, perhaps."""
+        self.results[index] = error_to_wire(error)
+        self.settle()
+
+    def expire(self) -> None:
+        """The commit did not come in time. It may yet come: say perhaps, never no."""
+        error = error_to_wire(
+            refusal(Code.TIMED_OUT, "appended, but not committed within timeout_ms")
+        )
+        self.results = [r if type(r) is dict else error for r in self.results]
+        self.finish()
+
+
+class Producing:
+    """Appends, group commit, and who waits for which offset."""
+
+    def __init__(
+        self, catalog: Catalog, outbox: Outbox, timers: Timers, options: ServingOptions
+    ) -> None:
+        self._catalog = catalog
+        self._outbox = outbox
+        self._timers = timers
+        self._options = options
+        self._touched: dict[Partition, None] = {}
+        self._written: list[ProduceRequest] = []
+        """acks=1, to be answered when the burst has been written out."""
+        self._waiting: dict[Partition, deque[tuple[int, ProduceRequest, int]]] = {}
+        """By partition: (next offset, request, index in it), in the order of offsets."""
+        self._dirty: dict[Partition, None] = {}
+        self._flushing = False
+        self._unflushed = self._flushing_bytes = 0
+        self.batches = self.bytes = self.flushes = 0
+
+    def handle(
+        self, now: Now, session: Session, correlation: int, fields: Fields, bodies: list[Buffer]
+    ) -> None:
+        """Append what a client sent."""
+        acks, timeout_ms, entries = _read(fields)
+        if len(entries) != len(bodies):
+            raise malformed(f"{len(entries)} batches are listed and {len(bodies)} frames follow")
+        size = sum(map(len, bodies))
+        if self._unflushed + size > self._options.unflushed_bytes:
+            raise refusal(
+                Code.THROTTLED,
+                f"{self._unflushed} bytes wait for the disk and serving.unflushed_bytes is "
+                f"{self._options.unflushed_bytes}",
+                {"retry_after_ms": 50},
+            )
+        results: list[Any] = []
+        request = ProduceRequest(self._outbox, session, correlation, results)
+        for entry, body in zip(entries, bodies, strict=True):
+            try:
+                topic_id, number = row("batches", entry, bytes, int)
+                partition = self._catalog.partition(topic_id, number)
+                if not authorize(session.principal, Action.WRITE, "topic", partition.topic):
+                    raise refusal(Code.DENIED, f"may not write to {partition.topic!r}")
+                base_offset, next_offset, append_ms = partition.append(now.ms, body)
+            except WireError as error:
+                results.append(error_to_wire(error))
+                continue
+            results.append((base_offset, append_ms))
+            self._touched[partition] = None
+            self._unflushed += len(body)
+            if acks == ACKS_ALL and next_offset > partition.high_watermark:
+                self._wait(partition, next_offset, request, len(results) - 1)
+        self.batches += len(bodies)
+        self.bytes += size
+        if acks == ACKS_NONE:
+            return
+        session.waiting += 1
+        if acks != ACKS_ALL:
+            self._written.append(request)
+        elif request.pending:
+            self._timers.add(now.ns + timeout_ms * 1_000_000, request)
+        else:
+            request.finish()
+
+    def append_own(self, now: Now, partition: Partition, batch: bytes) -> int:
+        """Append a batch of the broker's own; the offset behind it. Raises refusals."""
+        next_offset = partition.append(now.ms, batch).next_offset
+        self._touched[partition] = None
+        self._unflushed += len(batch)
+        return next_offset
+
+    def end_burst(self) -> list[Partition]:
+        """Write out what came in; the partitions whose high watermark moved by that."""
+        moved = []
+        for partition in self._touched:
+            try:
+                partition.log.write_out()
+            except StorageError as error:
+                self.fail(partition, str(error))
+                continue
+            if partition.log.is_dirty:
+                self._dirty[partition] = None
+            if not partition.flushes and partition.advance():
+                moved.append(partition)
+        self._touched.clear()
+        written, self._written = self._written, []
+        for request in written:
+            request.finish()
+        self.flush()
+        return moved
+
+    def flush(self) -> None:
+        """Begin a flush of all that is dirty, unless one is under way: that is group commit."""
+        if self._flushing or not self._dirty:
+            return
+        flushes = [(p, p.log.begin_flush()) for p in self._dirty if not p.log.failed]
+        self._dirty.clear()
+        if flushes:
+            self._flushing = True
+            self._flushing_bytes = self._unflushed
+            self.flushes += 1
+            self._outbox.emit(FlushFiles(flushes))
+
+    def end_flush(
+        self, flushes: list[tuple[Partition, Flush]], error: StorageError | None
+    ) -> list[Partition]:
+        """A flush is done; the partitions whose high watermark moved by that."""
+        self._flushing = False
+        self._unflushed -= self._flushing_bytes
+        self._flushing_bytes = 0
+        moved = []
+        for partition, flush in flushes:
+            if error is not None:
+                partition.log.fail(error)
+                self.fail(partition, str(error))
+                continue
+            if partition.log.failed:
+                continue
+            partition.log.end_flush(flush)
+            if partition.advance():
+                moved.append(partition)
+        self.flush()
+        return moved
+
+    def mark_dirty(self, partition: Partition) -> None:
+        """Include a partition in the next flush."""
+        if partition.log.is_dirty and not partition.log.failed:
+            self._dirty[partition] = None
+
+    def commit(self, partition: Partition) -> None:
+        """The high watermark has moved: answer those who waited for it."""
+        waiting = self._waiting.get(partition)
+        if not waiting:
+            return
+        committed = partition.high_watermark
+        while waiting and waiting[0][0] <= committed:
+            waiting.popleft()[1].settle()
+
+    def fail(self, partition: Partition, why: str) -> None:
+        """The log has failed: nobody knows what of the uncommitted end is stored."""
+        error = refusal(
+            Code.NOT_COMMITTED,
+            f"{partition.name}: the disk failed before the record was known to be stored ({why})",
+        )
+        for _, request, index in self._waiting.pop(partition, ()):
+            request.fail(index, error)
+        for request in self._written:
+            # The write of this burst failed, so none of its acks=1 requests may be confirmed.
+            request.results = [
+                r if type(r) is dict else error_to_wire(error) for r in request.results
+            ]
+
+    def drop(self, partition: Partition) -> None:
+        """The partition is no longer led here, or gone."""
+        self.fail(partition, "the partition was closed")
+        self._touched.pop(partition, None)
+        self._dirty.pop(partition, None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for the disk."""
+        return not (self._flushing or self._dirty or self._touched)
+
+    def _wait(
+        self, partition: Partition, next_offset: int, request: ProduceRequest, index: int
+    ) -> None:
+        waiting = self._waiting.get(partition)
+        if waiting is None:
+            waiting = self._waiting[partition] = deque()
+        request.pending += 1
+        if waiting and waiting[-1][0] > next_offset:
+            # A batch that came again waits for its first copy, which lies before others.
+            waiting.append((next_offset, request, index))
+            self._waiting[partition] = deque(sorted(waiting, key=lambda entry: entry[0]))
+            return
+        waiting.append((next_offset, request, index))

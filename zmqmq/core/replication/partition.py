@@ -1,0 +1,162 @@
+"""One partition that this broker leads: appends, commits, acknowledges.
+
+A record is committed once every in-sync replica has it, flushed or in memory as the topic's
+`flush` says (L4, L5, D2). With one replica that is the leader alone, and the high watermark is
+how far its own log is flushed (`fsync`) or written (`replicated`).
+
+    log start <= high watermark <= log end
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zmqmq.batch.columns import ColumnReader
+from zmqmq.batch.layout import (
+    BODY_AT,
+    BODY_CRC_AT,
+    CONTROL,
+    HEADER_SIZE,
+    TRANSACTIONAL,
+    BatchHeader,
+    body_is_valid,
+    check_fields,
+    stamp,
+    unpack_header,
+)
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.log import Log
+from zmqmq.errors import Code, CorruptDataError, DiskFullError, StorageError, refusal
+from zmqmq.model.topics import TopicConfig
+
+
+class Appended(NamedTuple):
+    """Where a batch went, now or the first time it was sent."""
+
+    base_offset: int
+    next_offset: int
+    append_ms: int
+
+
+class Partition:
+    """Lives for one leader epoch."""
+
+    __slots__ = ("epoch", "flushes", "high_watermark", "log", "topic")
+
+    def __init__(self, topic: str, log: Log, epoch: int) -> None:
+        self.topic = topic
+        self.log = log
+        self.epoch = epoch
+        self.flushes = log.config.flush == "fsync"
+        """Whether the high watermark waits for the disk."""
+        self.high_watermark = log.flushed_end
+
+    @property
+    def name(self) -> str:
+        """For messages to people."""
+        return f"{self.topic}/{self.log.key.partition}"
+
+    def append(self, now_ms: int, batch: Buffer) -> Appended:
+        """Check a producer's batch and append it; nothing is written out yet.
+
+        Raises refusals, with nothing changed.
+        """
+        header = self._checked(batch)
+        log = self.log
+        if header.producer_id:
+            again = log.producers.check(
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                header.last_sequence,
+            )
+            if again is not None:
+                return Appended(again.base_offset, again.next_offset, again.append_ms)
+        self._make_room(len(batch), header.record_count)
+        append_ms = max(now_ms, log.last_append_ms)
+        view = memoryview(batch)
+        head = stamp(
+            log.end_offset,
+            len(view),
+            self.epoch,
+            append_ms,
+            self.high_watermark,
+            view[BODY_CRC_AT:BODY_AT].tobytes(),
+        )
+        stamped = header._replace(
+            base_offset=log.end_offset,
+            size=len(view),
+            leader_epoch=self.epoch,
+            append_time_ms=append_ms,
+            committed_end=self.high_watermark,
+        )
+        try:
+            log.append(stamped, (head, view[BODY_CRC_AT:]))
+        except DiskFullError as error:
+            raise refusal(Code.DISK_FULL, f"{self.name}: {error}") from None
+        except StorageError as error:
+            raise refusal(Code.STORAGE_OFFLINE, f"{self.name}: {error}") from None
+        return Appended(stamped.base_offset, log.end_offset, append_ms)
+
+    def advance(self) -> bool:
+        """Move the high watermark to where the log allows it; whether it moved."""
+        end = self.log.flushed_end if self.flushes else self.log.end_offset
+        if end <= self.high_watermark:
+            return False
+        self.high_watermark = end
+        return True
+
+    def _checked(self, batch: Buffer) -> BatchHeader:
+        """The header of a batch that may be stored as it is."""
+        size, config = len(batch), self.log.config
+        if size <= HEADER_SIZE or size > config.batch_bytes_max:
+            limit = config.batch_bytes_max
+            code = Code.TOO_LARGE if size > limit else Code.CORRUPT_BATCH
+            raise refusal(code, f"batch for {self.name} has {size} bytes; the limit is {limit}")
+        header = unpack_header(batch)
+        try:
+            self._verify(header, batch)
+        except CorruptDataError as error:
+            raise refusal(Code.CORRUPT_BATCH, f"batch for {self.name}: {error}") from None
+        return header
+
+    def _verify(self, header: BatchHeader, batch: Buffer) -> None:
+        """Raise CorruptDataError unless the batch is whole, of this partition and a producer's."""
+        check_fields(header)
+        if header.attributes & (CONTROL | TRANSACTIONAL):
+            raise CorruptDataError("control and transactional batches are the broker's own")
+        if header.last_offset_delta + 1 != header.record_count:
+            raise CorruptDataError(
+                f"last offset delta {header.last_offset_delta} does not fit "
+                f"{header.record_count} records"
+            )
+        if not body_is_valid(batch, 0, len(batch), header.body_crc, self.log.seed):
+            raise CorruptDataError("body checksum is wrong for this topic id and partition")
+        columns = memoryview(batch)[HEADER_SIZE:]
+        ColumnReader(
+            columns, header.codec, header.record_count, header.inflated_size
+        ).check_counts()
+
+    def _make_room(self, size: int, records: int) -> None:
+        """Keep within the topic's capacity (DESIGN 5): refuse, or drop the oldest segments."""
+        config = self.log.config
+        if not config.capacity_bytes and not config.capacity_records:
+            return
+        while over := self._over(config, size, records):
+            if config.full == "refuse" or len(self.log.segments) == 1:
+                raise refusal(
+                    Code.TOPIC_FULL,
+                    f"{self.name} is full: {over}; wait for retention or raise the limit",
+                )
+            target = self.log.segments[1].base_offset
+            if target > min(self.high_watermark, self.log.flushed_end):
+                raise refusal(Code.TOPIC_FULL, f"{self.name} is full of uncommitted records")
+            self.log.drop_before(target)
+
+    def _over(self, config: TopicConfig, size: int, records: int) -> str | None:
+        log = self.log
+        if config.capacity_bytes and log.size_bytes + size > config.capacity_bytes:
+            return f"{log.size_bytes} bytes and capacity_bytes is {config.capacity_bytes}"
+        if config.capacity_records and log.record_count + records > config.capacity_records:
+            return f"{log.record_count} records and capacity_records is {config.capacity_records}"
+        return None
