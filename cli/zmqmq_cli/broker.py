@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from zmqmq_cli.options import Command
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=Command)
 def broker(
     *,
     data_dir: Annotated[

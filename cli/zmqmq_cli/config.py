@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zmqmq.model.setting import Unit
-from zmqmq_cli.options import Group
+from zmqmq_cli.options import Command, Group
 from zmqmq_cli.session import output_of
 from zmqmq_cli.tables import Table, exact_bytes, exact_ms
 
@@ -21,7 +21,7 @@ def root() -> None:
     """Show the broker's settings and where they come from."""
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     ctx: typer.Context,
     *,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from zmqmq_cli.options import Command
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=Command)
 def demo() -> int:
     """Start a broker, send it real lines, read them back, verify every one.
 

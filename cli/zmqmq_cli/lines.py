@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from zmqmq.errors import ConfigError
+from zmqmq.errors import ZmqmqError
 from zmqmq.model.limits import BATCH_BYTES_MAX
 
 CHUNK_BYTES: Final = 1 << 20
 """Read at a time. A pipe gives what it has, so lines typed slowly go out at once."""
+
+
+class InputError(ZmqmqError):
+    """A line is not what it should be; the message has its file and number."""
 
 
 class Readable(Protocol):
@@ -21,7 +25,7 @@ class Readable(Protocol):
 def lines_of(stream: Readable, name: str) -> Iterator[list[bytes]]:
     """The lines of a stream, without their newlines, as many at a time as one read brings.
 
-    A last line without a newline counts. Raises ConfigError for one too long for any batch: were
+    A last line without a newline counts. Raises InputError for one too long for any batch: were
     it gathered to its end, a file without newlines would fill the memory.
     """
     rest: list[bytes] = []
@@ -41,7 +45,7 @@ def lines_of(stream: Readable, name: str) -> Iterator[list[bytes]]:
             rest.append(last)
             rest_bytes += len(last)
             if rest_bytes > BATCH_BYTES_MAX:
-                raise ConfigError(
+                raise InputError(
                     f"{name}:{number}: the line is longer than {BATCH_BYTES_MAX} bytes, the most "
                     "that a batch can hold"
                 )

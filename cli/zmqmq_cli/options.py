@@ -14,6 +14,8 @@ from zmqmq.errors import ConfigError
 from zmqmq.model.units import parse_ms
 
 FORMATS: Final = ("table", "json", "jsonl")
+GLOBAL_NAMES: Final = ("servers", "output", "quiet", "timeout")
+EVERYWHERE: Final = "Options of every command"
 _META: Final = "zmqmq"
 
 
@@ -62,7 +64,7 @@ def _declared(
             "-s",
             "--servers",
             metavar="HOST:PORT,…",
-            help="Brokers to connect to. [env: ZMQMQ_SERVERS; default: 127.0.0.1:5755]",
+            help="Brokers to connect to; else $ZMQMQ_SERVERS, else 127.0.0.1:5755.",
             callback=_remember,
             expose_value=False,
         ),
@@ -73,7 +75,7 @@ def _declared(
             "-O",
             "--output",
             metavar="table|json|jsonl",
-            help="What is printed on stdout. [default: table]",
+            help="What stdout gets.",
             callback=_remember,
             expose_value=False,
         ),
@@ -93,8 +95,7 @@ def _declared(
         typer.Option(
             "--timeout",
             metavar="DURATION",
-            help="How long to wait for a connection or an answer, as in 500ms or 10s. "
-            "[default: 10s and 30s]",
+            help="How long to wait for a connection (default 10s) or an answer (30s).",
             callback=_remember,
             expose_value=False,
         ),
@@ -115,8 +116,26 @@ class _AsGiven:
         return value
 
 
+class Command(TyperCommand):
+    """A command whose help keeps its own options apart from those of every command."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401  click's, by two names
+        """`[OPTIONS] TOPIC [FILE]...`."""
+        del ctx
+        return ["[OPTIONS]", *(usage_of(p) for p in self.params if is_argument(p))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """The sections of the help behind the text."""
+        write_params(self, ctx, formatter)
+
+
 class Group(TyperGroup):
     """Commands under one noun; an unknown one is answered with the nearest."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """The commands first: they are what one looks for."""
+        self.format_commands(ctx, formatter)
+        write_params(self, ctx, formatter)
 
     def resolve_command(  # type: ignore[override]  # a narrower context
         self, ctx: typer.Context, args: list[str]
@@ -128,6 +147,35 @@ class Group(TyperGroup):
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
             ctx.fail(f"no such command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
+
+
+def is_argument(param: Any) -> bool:  # noqa: ANN401
+    """Whether it stands without a name in front."""
+    return bool(param.param_type_name == "argument")
+
+
+def usage_of(argument: Any) -> str:  # noqa: ANN401
+    """An argument as the usage line shows it."""
+    name: str = argument.metavar
+    return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
+
+
+def write_params(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    """What a command takes, in sections."""
+    rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], EVERYWHERE: []}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is None:
+            continue
+        if is_argument(param):
+            rows["Arguments"].append((usage_of(param), getattr(param, "help", None) or ""))
+        else:
+            everywhere = param.name in GLOBAL_NAMES or param.name == "help"
+            rows[EVERYWHERE if everywhere else "Options"].append(record)
+    for title, lines in rows.items():
+        if lines:
+            with formatter.section(title):
+                formatter.write_dl(lines)
 
 
 def with_globals(command: TyperCommand | TyperGroup) -> TyperCommand | TyperGroup:

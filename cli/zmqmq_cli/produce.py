@@ -7,6 +7,7 @@ import stat
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Final, Literal, cast
@@ -15,10 +16,10 @@ import typer
 
 from zmqmq_cli.exits import PartialError
 from zmqmq_cli.formats import unescape
-from zmqmq_cli.lines import CHUNK_BYTES, Readable, lines_of
-from zmqmq_cli.options import choice, number
+from zmqmq_cli.lines import InputError, lines_of
+from zmqmq_cli.options import Command, choice, number
 from zmqmq_cli.output import Output
-from zmqmq_cli.sending import InputError, Sender, Shape, parse_headers
+from zmqmq_cli.sending import Sender, Shape, parse_headers
 from zmqmq_cli.session import connected, output_of
 from zmqmq_cli.tables import human_bytes, human_count, plural
 
@@ -29,54 +30,57 @@ BATCH_BYTES: Final = 256 * 1024
 """Larger than the client's default: here throughput counts, and lines come by the megabyte."""
 
 
-@app.command()
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE", help="Files to send; - and none are stdin."),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        "-K",
+        "--key-delimiter",
+        metavar="DELIM",
+        help=r"What stands between key and value in each line, as in : or \t.",
+    ),
+]
+Key = Annotated[
+    str | None, typer.Option("-k", "--key", metavar="KEY", help="The key of every record.")
+]
+Partition = Annotated[
+    str | None,
+    typer.Option("-p", "--partition", metavar="N", help="Send to this one, whatever the key."),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option("-H", "--header", metavar="NAME=VALUE", help="For every record; may come again."),
+]
+Acks = Annotated[
+    str,
+    typer.Option(
+        "--acks",
+        metavar="0|1|all",
+        help="What a record waits for: nothing, the broker's memory, the disk of every replica.",
+    ),
+]
+Compression = Annotated[
+    str,
+    typer.Option("-z", "--compression", metavar="none|lz4|zstd", help="How to compress batches."),
+]
+
+
+@app.command(cls=Command)
 def produce(
     ctx: typer.Context,
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Files to send; - and none are stdin."),
-    ] = None,
+    topic: Topic,
+    files: Files = None,
     *,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            "-K",
-            "--key-delimiter",
-            metavar="DELIM",
-            help=r"What stands between key and value in each line, as in : or \t.",
-        ),
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option("-k", "--key", metavar="KEY", help="The key of every record.")
-    ] = None,
-    partition: Annotated[
-        str | None,
-        typer.Option(
-            "-p", "--partition", metavar="N", help="Send to this partition, whatever the key."
-        ),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-H", "--header", metavar="NAME=VALUE", help="For every record; may come again."
-        ),
-    ] = None,
-    acks: Annotated[
-        str,
-        typer.Option(
-            "--acks",
-            metavar="0|1|all",
-            help="When a record counts as stored: when sent, when in the broker's memory, "
-            "when safe.",
-        ),
-    ] = "all",
-    compression: Annotated[
-        str,
-        typer.Option(
-            "-z", "--compression", metavar="none|lz4|zstd", help="How batches are compressed."
-        ),
-    ] = "none",
+    delimiter: Delimiter = None,
+    key: Key = None,
+    partition: Partition = None,
+    header: Header = None,
+    acks: Acks = "all",
+    compression: Compression = "none",
 ) -> None:
     """Send each line of files or stdin as a record.
 
@@ -124,11 +128,11 @@ class Input:
             raise IsADirectoryError(errno.EISDIR, "is a directory", self.name)
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
 
-    def open(self) -> AbstractContextManager[Readable]:
+    def open(self) -> AbstractContextManager[BufferedReader]:
         """The bytes; stdin is left open behind it."""
         if self.name == "stdin":
-            return nullcontext(sys.stdin.buffer)
-        return Path(self.name).open("rb", buffering=CHUNK_BYTES)
+            return nullcontext(cast("BufferedReader", sys.stdin.buffer))
+        return Path(self.name).open("rb")
 
 
 def _run(output: Output, sender: Sender, inputs: list[Input], topic: str) -> None:

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from zmqmq.errors import ConfigError
+from zmqmq_cli.lines import InputError
 
 if TYPE_CHECKING:
     from zmqmq import Delivery, Producer
 
 OUTSTANDING_MAX: Final = 20_000
 """Handles kept for acknowledgements that have not come; the producer bounds the bytes itself."""
-
-
-class InputError(ConfigError):
-    """A line is not what the options say it is; the message has its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import typer
 from zmqmq.model.setting import Unit, settings_of
 from zmqmq.model.topics import TopicConfig
 from zmqmq_cli.exits import Exit
-from zmqmq_cli.options import Group, number
+from zmqmq_cli.options import Command, Group, number
 from zmqmq_cli.session import connected, output_of
 from zmqmq_cli.tables import Table, exact_bytes, exact_ms, plural
 
@@ -37,7 +37,7 @@ def root() -> None:
     """Create, list, describe, alter and delete topics."""
 
 
-@app.command()
+@app.command(cls=Command)
 def create(
     ctx: typer.Context,
     name: Name,
@@ -73,7 +73,7 @@ def create(
         output.show(as_map(info), [])
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_topics(
     ctx: typer.Context,
     *,
@@ -93,7 +93,7 @@ def list_topics(
     output_of(ctx).show({"topics": rows}, [table], rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def describe(ctx: typer.Context, name: Name) -> None:
     """Show partitions, offsets and settings of a topic."""
     with connected(ctx, name) as client:
@@ -101,7 +101,7 @@ def describe(ctx: typer.Context, name: Name) -> None:
     output_of(ctx).show(description(topic), _description_tables(topic))
 
 
-@app.command()
+@app.command(cls=Command)
 def alter(
     ctx: typer.Context,
     name: Name,
@@ -125,7 +125,7 @@ def alter(
         output.show(as_map(info), [])
 
 
-@app.command()
+@app.command(cls=Command)
 def delete(
     ctx: typer.Context,
     name: Name,

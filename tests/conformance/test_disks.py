@@ -49,6 +49,28 @@ def test_what_was_dropped_from_memory_is_not_waited_for(tmp_path: Path) -> None:
     assert file.read(500_000, 1000) == b"x" * 1000
 
 
+def test_what_is_cached_in_part_is_not_cut_short(tmp_path: Path) -> None:
+    file = OSDisk(tmp_path).open("a", create=True)
+    for i in range(256):
+        file.write(i * 4096, [b"x" * 4096])
+    file.sync()
+    half = 128 * 4096
+    os.posix_fadvise(file.fileno(), half, 0, os.POSIX_FADV_DONTNEED)
+    if file.read_cached(half - 10, 10) is None or file.read_cached(half, 10) is not None:
+        pytest.skip("this kernel does not drop half of a file from memory")
+
+    assert file.read_cached(half - 10, 20) is None
+
+
+def test_a_short_write_is_carried_on_where_it_stopped(tmp_path: Path) -> None:
+    """Called by itself, for the kernel cuts a write short only at 2 GiB or on a full disk."""
+    file = OSDisk(tmp_path).open("a", create=True)
+    file.write(10, [b"abcde"])
+    file._write_rest(10, [b"abc", b"defg", b"", b"hi"], 5)
+
+    assert file.read(10, 99) == b"abcdefghi"
+
+
 def test_children_do_not_inherit_files(tmp_path: Path) -> None:
     disk = OSDisk(tmp_path)
 

@@ -335,13 +335,15 @@ def test_any_moment_can_be_asked_for_in_any_order() -> None:
     disk, file = disk_with("a", b"0")
     moments = [len(disk.operations)]
     for i in (1, 2):
-        file.write(0, [b"%d" % i])
+        file.write(i, [b"%d" % i])
         file.sync()
         moments.append(len(disk.operations))
 
     for i in (2, 0, 1):
-        assert contents_after_power_cut(disk, "a", moments[i]) == {b"%d" % i}
-        assert read_all(disk.kill_state(moments[i]), "a") == b"%d" % i
+        assert contents_after_power_cut(disk, "a", moments[i]) == {b"012"[: i + 1]}
+        assert read_all(disk.kill_state(moments[i]), "a") == b"012"[: i + 1]
+    before_any_sync = 2
+    assert contents_after_power_cut(disk, "a", before_any_sync) == {None, b"", b"\0", b"0"}
 
 
 def test_states_do_not_share_what_happens_to_them() -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from zmqmq.core.meta.store import AmbiguousError, StoreClosedError, UnavailableError
+from zmqmq.core.meta.store import AmbiguousError, StoreClosedError, StoreError, UnavailableError
 from zmqmq.runtime.sqlite_tables import SqliteTables, translated
 
 JOBS_MAX: Final = 4096
@@ -110,6 +110,8 @@ class SqliteWorker:
             # Cancelled or late: the thread leaves it alone if it has not begun.
             job.take()
             job.is_abandoned = not job.answer.done()
+            if not job.is_abandoned:
+                job.answer.exception()  # Looked at, or asyncio complains if we were cancelled.
         if job.answer.done():
             result: ResultT = job.answer.result()
             return result
@@ -213,12 +215,12 @@ def _carry_out(tables: SqliteTables, group: list[_Job]) -> str | None:
         for job in jobs:
             try:
                 job.result = job.work(tables)
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # noqa: BLE001 - a refusal, which is this job's alone
-                job.error = error
+            except (StoreError, ValueError) as error:
+                job.error = error  # A refusal, which is this job's alone.
     except sqlite3.Error as error:
         return _undo(tables, jobs, translated(error, "the metadata store did nothing"))
+    except Exception as error:  # noqa: BLE001 - our own bug: its callers raise it, none goes on
+        return _undo(tables, jobs, error)
     if not is_write:
         return None
     try:
@@ -227,7 +229,10 @@ def _carry_out(tables: SqliteTables, group: list[_Job]) -> str | None:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             return _undo(tables, jobs, translated(error, "the metadata store did nothing"))
         reason = f"a flush failed ({error}); restart the broker"
-        _undo(tables, jobs, AmbiguousError(f"the metadata store may have done it: {reason}"))
+        _undo(tables, jobs, StoreClosedError(f"the metadata store is closed: {reason}"))
+        for job in jobs:
+            if job.is_write:
+                job.error = AmbiguousError(f"the metadata store may have done it: {reason}")
         return reason
     return None
 

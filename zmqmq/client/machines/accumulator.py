@@ -52,7 +52,7 @@ class Accumulator:
         self.keyed: list[Batch] = [CLOSED]
         """The same for a record with key and value, by partition."""
         self.free = options.buffer_bytes
-        self.batch_bytes = options.batch_bytes
+        self.batch_bytes = min(options.batch_bytes, BATCH_BYTES_MAX - BATCH_OVERHEAD)
         self.batch_records = options.batch_records
         self.topics: dict[str, TopicQueue] = {}
         self.default_topic: str | None = None
@@ -254,6 +254,13 @@ class Accumulator:
             self.sendable[queue] = None
         return homeless
 
+    def forget(self, topic: TopicQueue) -> None:
+        """There is no such topic: who sends to it again begins anew."""
+        self.topics.pop(topic.name, None)
+        if topic.name == self.default_topic:
+            self.plain = CLOSED
+            self.keyed[:] = [CLOSED]
+
     # For the I/O thread
 
     def collect(self, now: int) -> None:
@@ -294,10 +301,16 @@ class Accumulator:
             self.keyed[queue.partition] = CLOSED
 
     def release(self, batch: Batch) -> None:
-        """A batch has got its outcome: its bytes are free again."""
+        """A batch has got its outcome: its bytes are free again.
+
+        Handles keep the batch alive as long as somebody holds them, but not its records.
+        """
         if batch in self.unsettled:
             del self.unsettled[batch]
             self.free += batch.granted
+            batch.granted = batch.room = 0
+            batch.values = []
+            batch.keys = batch.headers = batch.tags = batch.timestamps = batch.data = None
 
     def overdue(self, now: int) -> list[Batch]:
         """The batches without an outcome whose delivery time-out is over."""

@@ -7,6 +7,12 @@ from zmqmq.client.machines.effects import MS, SECOND, Chance
 DELAY_MAX = 10 * SECOND
 
 
+def backoff_delay(first: int, longest: int, failures: int, jitter: float) -> int:
+    """Nanoseconds to wait after so many failures in a row, the last one included."""
+    full = min(first << min(max(failures - 1, 0), 30), longest)
+    return full - int(jitter * full) // 2
+
+
 class Backoff:
     """Exponential delays, each shortened by chance by up to a half.
 
@@ -24,9 +30,8 @@ class Backoff:
 
     def next_delay(self) -> int:
         """Nanoseconds to wait after one more failure."""
-        full = min(self._first << min(self._failures, 30), self._longest)
         self._failures += 1
-        return full - int(self._chance.jitter() * full) // 2
+        return backoff_delay(self._first, self._longest, self._failures, self._chance.jitter())
 
     def reset(self) -> None:
         """It worked: begin small again."""

@@ -38,8 +38,6 @@ class Batch:
         "granted",
         "headers",
         "is_in_request",
-        "is_oneway",
-        "is_uncertain",
         "keys",
         "outcome",
         "queue",
@@ -47,6 +45,7 @@ class Batch:
         "tags",
         "timestamp_ms",
         "timestamps",
+        "unknowns",
         "values",
         "watchers",
     )
@@ -70,11 +69,10 @@ class Batch:
         """The encoded batch. Retries send the same bytes."""
         self.base_sequence = -1
         self.is_in_request = False
-        self.is_uncertain = False
-        """Whether it was sent and no broker has said that it did not append it."""
-        self.is_oneway = False
+        self.unknowns = 0
+        """How many attempts ended without an answer: any of them may have been appended."""
         self.error: ZmqmqError | None = None
-        """Why the last attempt was refused."""
+        """What became of the last attempt."""
         self.outcome: Stored | ZmqmqError | None = None
         self.watchers: list[Callable[[], None]] = []
         """Called by the shell, once, after `outcome` is there."""
@@ -89,6 +87,11 @@ class Batch:
     def used(self) -> int:
         """Bytes of records, overhead included."""
         return self.granted - self.room
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether it may be stored already: *perhaps* if it is given up on now, else *no*."""
+        return self.is_in_request or self.unknowns > 0
 
     @property
     def is_plain(self) -> bool:

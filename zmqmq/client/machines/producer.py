@@ -17,16 +17,14 @@ from functools import partial
 from typing import Any, Final
 
 from zmqmq.client.machines.accumulator import Accumulator
-from zmqmq.client.machines.backoff import Backoff
-from zmqmq.client.machines.batch import Batch, PartitionQueue, Stored
+from zmqmq.client.machines.backoff import Backoff, backoff_delay
+from zmqmq.client.machines.batch import BATCH_OVERHEAD, Batch, PartitionQueue, Stored, TopicQueue
 from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import (
     MS,
-    NEVER,
     Chance,
     Effect,
     Failure,
-    Observed,
     Reply,
     Settled,
 )
@@ -36,8 +34,6 @@ from zmqmq.client.machines.sequences import Sequences
 from zmqmq.client.options import ProducerOptions
 from zmqmq.errors import (
     Code,
-    DisconnectedError,
-    OutcomeUnknownError,
     ProtocolError,
     RefusedError,
     TimedOutError,
@@ -46,18 +42,23 @@ from zmqmq.errors import (
     error_from_wire,
     refusal,
 )
+from zmqmq.model.limits import KIB
 from zmqmq.wire.apis import ACKS_NONE, WAIT_MS_MAX, Api
 
 HEADER_ROOM: Final = 8_192
 """Bytes of a request that are kept for its header."""
 REQUESTS_KEPT_FREE: Final = 4
 """Of a connection's requests in flight, so many are left for fetches and commits."""
+REQUEST_BYTES_GOAL: Final = 512 * KIB
+"""A request that has this much goes out, so that the next one is made while the broker works."""
 ANSWER_SLACK: Final = 2_000 * MS
 """How much longer than `timeout_ms` to wait for the answer itself."""
+GAP_PAUSE: Final = 5 * MS
+"""How long a batch waits whose predecessor has not arrived yet."""
 BACKOFF_MAX: Final = 2_000 * MS
 
 _MOVED = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
-_GAP = frozenset({Code.OUT_OF_ORDER_SEQUENCE, Code.UNKNOWN_PRODUCER})
+_NO_SEQUENCE = frozenset({Code.OUT_OF_ORDER_SEQUENCE, Code.UNKNOWN_PRODUCER})
 
 
 class Producer:
@@ -90,29 +91,36 @@ class Producer:
         self._sequences = Sequences(
             is_idempotent=options.idempotent and self._acks != ACKS_NONE, codec=options.codec
         )
-        self._retry = Backoff(chance, options.retry_backoff_ms * MS, BACKOFF_MAX)
+        self._chance = chance
+        self._retry_first = options.retry_backoff_ms * MS
         self._id_backoff = Backoff(chance, longest=BACKOFF_MAX)
         self._id_at = 0
         self._is_asking_id = False
-        self._routed: dict[str, int] = {}
-        """Topics that have been routed, and the routing version it was done with."""
-        self._routing_version = -1
+        self._routed = (-1, 0)
+        """The routing version and the number of topics that `_route` saw last."""
+        self._begun: set[TopicQueue] = set()
+        self._settled: list[Batch] = []
         self._pausing: dict[PartitionQueue, None] = {}
         """Queues that wait for their `not_before`."""
 
     def pump(self, now: int) -> None:
         """Send whatever can be sent now, and give up on what is overdue."""
+        accumulator = self.accumulator
         with self._guard:
-            self.accumulator.collect(now)
-            late = self.accumulator.overdue(now)
+            accumulator.collect(now)
+            late = accumulator.overdue(now)
         if late:
-            self._give_up(now, late)
-        self._route(now)
+            self._give_up(late)
+        if (self._routing.version, len(accumulator.topics)) != self._routed:
+            self._route(now)
+        if self._sequences.needs_id:
+            self._ask_id(now)
+            return
         for queue in [q for q in self._pausing if q.not_before <= now]:
             del self._pausing[queue]
-            self.accumulator.sendable[queue] = None
-        if self.accumulator.sendable and self._has_id(now):
-            self._send(now)
+            accumulator.sendable[queue] = None
+        while accumulator.sendable and self._send(now):
+            pass
 
     def next_wake(self) -> int:
         """When `pump` has something to do next, besides when an answer or a record comes."""
@@ -124,86 +132,68 @@ class Producer:
             wake = min(wake, self._id_at)
         return wake
 
-    def close(self, now: int) -> None:
+    def close(self) -> None:
         """Whatever has no outcome yet gets one: never sent is *no*, sent is *perhaps*."""
         self.is_closed = True
         with self._guard:
             left = list(self.accumulator.unsettled)
         for batch in left:
-            self._abandon(batch, "the producer was closed")
+            batch.outcome = _given_up(batch, "the producer was closed")
         self._settle(left)
-
-    def send_oneway(self, now: int, batch: Batch) -> None:
-        """Send one batch without asking for an answer. It is lost when its leader is not there."""
-        queue = batch.queue
-        batch.is_oneway = True
-        connection = self._connection(queue)
-        if connection is not None:
-            data = self._sequences.encode_oneway(batch)
-            fields = {"acks": ACKS_NONE, "batches": [(queue.topic.id, queue.partition)]}
-            connection.send_unanswered(Api.PRODUCE, fields, (data,))
-            batch.outcome = Stored(-1, -1)
-        else:
-            batch.outcome = refusal(
-                Code.NOT_LEADER, f"{batch!r} was dropped: its leader is not connected"
-            )
-        self._settle((batch,))
 
     # Sending
 
-    def _send(self, now: int) -> None:
+    def _send(self, now: int) -> bool:
+        """Fill and send one request to each broker; whether there is more to send at once."""
         requests: dict[Connection, Request] = {}
         sendable = self.accumulator.sendable
+        has_more = False
         for queue in list(sendable):
-            if not queue.topic.id:
-                del sendable[queue]  # `_route` puts it back
-                continue
             if queue.not_before > now:
                 del sendable[queue]
                 self._pausing[queue] = None
                 continue
-            connection = self._connection(queue)
-            if connection is None:
-                self._routing.refresh(now)
-                self._hold(queue)
-                continue
-            if connection.room <= REQUESTS_KEPT_FREE:
+            connection = self._connection(now, queue)
+            if connection is None or connection.room <= REQUESTS_KEPT_FREE:
                 self._hold(queue)
                 continue
             request = requests.get(connection)
             if request is None:
+                self._note_limits(connection)
                 request = requests[connection] = Request(connection)
-            if self._fill(now, request, queue):
-                del sendable[queue]
-            else:
-                # More than one request holds: the queue goes to the end, others come first.
-                del sendable[queue]
-                sendable[queue] = None
-                self._hold(queue)
+            del sendable[queue]
+            if not self._fill(request, queue):
+                sendable[queue] = None  # at the end: others come first
+                has_more = True
         for request in requests.values():
             if request.batches:
                 self._transmit(now, request)
+        return has_more
 
-    def _fill(self, now: int, request: Request, queue: PartitionQueue) -> bool:
+    def _connection(self, now: int, queue: PartitionQueue) -> Connection | None:
+        leader = self._routing.leader(queue.topic.name, queue.partition)
+        if leader is None:
+            self._routing.refresh(now)
+            return None
+        return self._network.to_broker(leader)
+
+    def _fill(self, request: Request, queue: PartitionQueue) -> bool:
         """Put the queue's next batches into the request; False if some are left for another."""
-        for batch in self._sequences.to_resend(queue):
-            if not request.takes(batch):
+        for batch in self._sequences.to_send_again(queue):
+            if not request.add(batch):
                 return False
-            request.add(batch)
         while len(queue.in_flight) < self._in_flight and not queue.is_bumping:
-            if request.is_full(self.accumulator.batch_bytes):
+            if request.is_full:
                 return False
             with self._guard:
-                batch_or_none = self.accumulator.take(queue)
-            if batch_or_none is None:
+                taken = self.accumulator.take(queue)
+            if taken is None:
                 return True
-            self._sequences.assign(batch_or_none)
-            if not self._encode(batch_or_none, request.connection):
+            if not self._encode(taken, request.connection):
                 continue
-            queue.in_flight.append(batch_or_none)
-            if not request.takes(batch_or_none):
+            queue.in_flight.append(taken)
+            if not request.add(taken):
                 return False
-            request.add(batch_or_none)
         self._hold(queue)
         return True
 
@@ -212,14 +202,30 @@ class Producer:
         try:
             data = self._sequences.encode(batch)
         except (ValueError, TypeError, OverflowError) as error:
-            self._reject(batch, refusal(Code.MALFORMED, f"cannot be encoded: {error!r}"))
+            self._end(batch, refusal(Code.MALFORMED, f"the batch cannot be encoded: {error!r}"))
             return False
         limit = connection.limits.batch_bytes
         if len(data) > limit:
-            detail = f"the batch has {len(data)} bytes; the broker takes {limit}"
-            self._reject(batch, refusal(Code.TOO_LARGE, detail))
+            self._end(
+                batch,
+                refusal(
+                    Code.TOO_LARGE,
+                    f"the batch of {len(batch)} has {len(data)} bytes; the broker takes {limit}",
+                ),
+            )
             return False
         return True
+
+    def _note_limits(self, connection: Connection) -> None:
+        limit = max(connection.limits.batch_bytes - BATCH_OVERHEAD, 1)
+        if limit < self.accumulator.batch_bytes:
+            with self._guard:
+                self.accumulator.batch_bytes = limit
+
+    def _hold(self, queue: PartitionQueue) -> None:
+        if queue.is_due:
+            with self._guard:
+                self.accumulator.hold(queue)
 
     def _transmit(self, now: int, request: Request) -> None:
         batches = request.batches
@@ -232,20 +238,229 @@ class Producer:
         if self._acks == ACKS_NONE:
             request.connection.send_unanswered(Api.PRODUCE, fields, body)
             for batch in batches:
-                batch.queue.in_flight.remove(batch)
-                batch.outcome = Stored(-1, -1)
-            self._settle(batches)
+                self._end(batch, Stored(-1, -1))
+            self._flush_settled()
             return
         wait = min(self._timeout, max(max(b.deadline for b in batches) - now, MS))
         fields["timeout_ms"] = min(wait // MS, WAIT_MS_MAX)
         fields["expires_ms"] = request.connection.broker_time_ms(now + wait) + 1
         for batch in batches:
-            batch.is_in_request = batch.is_uncertain = True
-        request.connection.request(
-            now, Api.PRODUCE, fields, body, now + wait + ANSWER_SLACK, partial(self._answered, batches)
-        )
+            batch.is_in_request = True
+        answered = partial(self._answered, batches)
+        deadline = now + wait + ANSWER_SLACK
+        request.connection.request(now, Api.PRODUCE, fields, body, deadline, answered)
 
     # Answers
 
-    def _answered(self, now: int, batches: Sequence[Batch], answer: Any) -> None:  # noqa: ANN401
-        raise NotImplementedError
+    def _answered(self, batches: Sequence[Batch], now: int, answer: Reply | Failure) -> None:
+        if isinstance(answer, Reply):
+            results = answer.fields.get("results")
+            if type(results) is not list or len(results) != len(batches):
+                outcomes: Sequence[object] = [results] * len(batches)
+            else:
+                outcomes = results
+        else:
+            outcomes = [answer.error] * len(batches)
+        is_sent = isinstance(answer, Reply) or answer.is_sent
+        again: dict[PartitionQueue, int] = {}
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            batch.is_in_request = False
+            if batch.outcome is not None:
+                continue  # given up on meanwhile
+            if type(outcome) is list and len(outcome) >= 2:
+                self._end(batch, Stored(outcome[0], outcome[1]))
+                batch.queue.retries = 0
+                continue
+            self._failed(now, batch, _error_of(outcome), again, is_sent=is_sent)
+        for queue, pause in again.items():
+            queue.retries += 1
+            jitter = self._chance.jitter()
+            delay = backoff_delay(self._retry_first, BACKOFF_MAX, queue.retries, jitter)
+            queue.not_before = now + max(delay, pause)
+        for queue in {batch.queue: None for batch in batches}:
+            with self._guard:
+                self._sequences.maybe_bump(queue)
+            self.accumulator.sendable[queue] = None
+        self._flush_settled()
+
+    def _failed(
+        self,
+        now: int,
+        batch: Batch,
+        error: ZmqmqError,
+        again: dict[PartitionQueue, int],
+        *,
+        is_sent: bool,
+    ) -> None:
+        """Decide what an error means for one batch."""
+        queue = batch.queue
+        batch.error = error
+        code = error.code if isinstance(error, WireError) else None
+        is_unknown = is_sent and not isinstance(error, RefusedError)
+        if is_unknown:
+            batch.unknowns += 1
+            if self._sequences.is_idempotent:
+                again.setdefault(queue, 0)
+            else:
+                self._end(batch, error)
+        elif code is Code.DUPLICATE_SEQUENCE:
+            self._end(batch, Stored(-1, -1))
+        elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
+            # Had it been appended, it would have been recognised: so it was not.
+            batch.unknowns = 0
+            if queue.in_flight[0] is batch:
+                self._sequences.note_hole(queue)
+            else:
+                queue.not_before = max(queue.not_before, now + GAP_PAUSE)
+        elif not is_sent or code in _MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
+            if code in _MOVED:
+                self._routing.refresh(now)
+            again[queue] = max(again.get(queue, 0), _pause(error))
+        else:
+            self._end(batch, error)
+            self._sequences.note_hole(queue)
+
+    def _give_up(self, late: list[Batch]) -> None:
+        """The delivery time-out is over."""
+        for batch in late:
+            with self._guard:
+                self.accumulator.remove(batch)
+            if batch.base_sequence >= 0:
+                self._sequences.note_hole(batch.queue)
+            self._end(batch, _given_up(batch, "delivery_timeout_ms is over"))
+        for queue in {batch.queue: None for batch in late}:
+            with self._guard:
+                if self._sequences.maybe_bump(queue):
+                    self.accumulator.sendable[queue] = None
+        self._flush_settled()
+
+    def _end(self, batch: Batch, outcome: Stored | ZmqmqError) -> None:
+        """Give a batch its outcome; `_flush_settled` tells those who wait."""
+        batch.outcome = outcome
+        in_flight = batch.queue.in_flight
+        if in_flight and in_flight[0] is batch:
+            in_flight.popleft()
+        elif batch in in_flight:
+            in_flight.remove(batch)
+        self._settled.append(batch)
+
+    def _flush_settled(self) -> None:
+        settled, self._settled = self._settled, []
+        if settled:
+            self._settle(settled)
+
+    def _settle(self, batches: Sequence[Batch]) -> None:
+        with self._guard:
+            for batch in batches:
+                self.accumulator.release(batch)
+        self._effects.append(Settled(batches))
+
+    # Topics and the producer id
+
+    def _route(self, now: int) -> None:
+        """Take in what METADATA says about the topics in use."""
+        accumulator, routing = self.accumulator, self._routing
+        with self._guard:
+            topics = list(accumulator.topics.values())
+        for queues in topics:
+            name = queues.name
+            if queues not in self._begun:
+                self._begun.add(queues)
+                routing.ask_again(now, name)
+            topic = routing.topics.get(name)
+            if topic is not None:
+                if queues.id not in (b"", topic.id):
+                    # Deleted and made anew: what was encoded for the old one is of no use.
+                    for queue in queues.partitions:
+                        self._sequences.note_hole(queue)
+                with self._guard:
+                    homeless = accumulator.route(name, topic.id, len(topic.leaders))
+                    for queue in queues.partitions:
+                        self._sequences.maybe_bump(queue)
+                for batch, error in homeless:
+                    self._end(batch, error)
+            elif name in routing.unknown:
+                self._begun.discard(queues)
+                with self._guard:
+                    lost = [b for b in accumulator.unsettled if b.queue.topic is queues]
+                    for batch in lost:
+                        accumulator.remove(batch)
+                    accumulator.forget(queues)
+                for batch in lost:
+                    self._end(batch, routing.unknown[name])
+        self._routed = (routing.version, len(accumulator.topics))
+        self._flush_settled()
+
+    def _ask_id(self, now: int) -> None:
+        if self._is_asking_id or now < self._id_at:
+            return
+        self._is_asking_id = True
+        self._network.request_any(now, Api.INIT_PRODUCER, {}, now + self._timeout, self._take_id)
+
+    def _take_id(self, now: int, answer: Reply | Failure) -> None:
+        self._is_asking_id = False
+        if isinstance(answer, Reply):
+            fields = answer.fields
+            producer_id, epoch = fields.get("producer_id"), fields.get("producer_epoch")
+            if type(producer_id) is int and type(epoch) is int and producer_id > 0:
+                self._sequences.note_id(producer_id, epoch)
+                return
+        self._id_at = now + self._id_backoff.next_delay()
+
+
+class Request:
+    """A PRODUCE request that is being put together."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_frames_max", "batches", "connection")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.batches: list[Batch] = []
+        self._bytes = 0
+        self._bytes_max = connection.limits.request_bytes - HEADER_ROOM
+        self._frames_max = connection.limits.frames - 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has enough to go out."""
+        return len(self.batches) >= self._frames_max or self._bytes >= REQUEST_BYTES_GOAL
+
+    def add(self, batch: Batch) -> bool:
+        """Take the batch in; False if it does not fit any more."""
+        assert batch.data is not None
+        size = self._bytes + len(batch.data)
+        if self.batches and (size > self._bytes_max or len(self.batches) >= self._frames_max):
+            return False
+        self._bytes = size
+        self.batches.append(batch)
+        return True
+
+
+def _given_up(batch: Batch, why: str) -> ZmqmqError:
+    """*No* for a batch that no broker can have appended, else *perhaps*."""
+    topic, partition = batch.queue.topic.name, batch.queue.partition
+    last = f"; the last answer was: {batch.error}" if batch.error is not None else ""
+    if batch.is_uncertain:
+        return TimedOutError(
+            f"{topic}/{partition}: sent and not acknowledged; {why}{last}. It may yet be stored"
+        )
+    code = batch.error.code if isinstance(batch.error, RefusedError) else Code.DEADLINE_PASSED
+    return refusal(code, f"{topic}/{partition}: not stored; {why}{last}")
+
+
+def _error_of(outcome: object) -> ZmqmqError:
+    if isinstance(outcome, ZmqmqError):
+        return outcome
+    if isinstance(outcome, dict):
+        return error_from_wire(outcome)
+    return ProtocolError(f"PRODUCE was answered with {outcome!r:.100}")
+
+
+def _may_retry(error: ZmqmqError) -> bool:
+    return isinstance(error, WireError) and error.retriable
+
+
+def _pause(error: ZmqmqError) -> int:
+    """How long the broker asks to wait, in nanoseconds."""
+    hint = error.hints.get("retry_after_ms") if isinstance(error, WireError) else None
+    return hint * MS if type(hint) is int and 0 <= hint <= 60_000 else 0

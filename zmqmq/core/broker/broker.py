@@ -131,8 +131,8 @@ class Broker:
                 self._receive(now, route, frames)
             case BurstEnded():
                 self._moved(self.producing.end_burst())
-            case FlushEnded(flushes, error):
-                self._flush_ended(flushes, error)
+            case FlushEnded(flushes):
+                self._flush_ended(flushes)
             case ColdRead(token, data):
                 self.fetching.end_cold(token, data)
             case RouteLost(route):
@@ -332,11 +332,9 @@ class Broker:
                 self.offsets.commit(partition)
             self.fetching.wake(partition)
 
-    def _flush_ended(
-        self, flushes: Sequence[tuple[Partition, Flush]], error: StorageError | None
-    ) -> None:
-        moved = self.producing.end_flush(list(flushes), error)
-        for partition, _ in flushes:
+    def _flush_ended(self, flushes: Sequence[tuple[Partition, Flush, StorageError | None]]) -> None:
+        moved = self.producing.end_flush(flushes)
+        for partition, _, error in flushes:
             if error is not None:
                 self._failed(partition, str(error))
                 self.ownership.failed(partition, str(error))

@@ -55,10 +55,9 @@ class Ticked(NamedTuple):
 
 
 class FlushEnded(NamedTuple):
-    """A FlushFiles is done. With an error nothing of it counts as flushed."""
+    """A FlushFiles is done. Where there is an error nothing of that log counts as flushed."""
 
-    flushes: Sequence[tuple[Partition, Flush]]
-    error: StorageError | None
+    flushes: Sequence[tuple[Partition, Flush, StorageError | None]]
 
 
 class ColdRead(NamedTuple):

@@ -26,7 +26,7 @@ from zmqmq.core.groups.offsets_table import (
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.reading import find_time, read
-from zmqmq.errors import Code, WireError, error_to_wire, refusal
+from zmqmq.errors import Code, CorruptDataError, WireError, error_to_wire, refusal
 from zmqmq.model.limits import METADATA_NOTE_MAX, MIB
 from zmqmq.model.names import OFFSETS_TOPIC, check_group_name
 from zmqmq.wire.apis import REQUESTS, Api
@@ -89,16 +89,26 @@ class Offsets:
         self._pending: dict[Partition, deque[tuple[int, RecordBatch, CommitRequest | None]]] = {}
 
     def load(self, partition: Partition) -> None:
-        """Replay a partition of `__offsets` that has just been opened."""
-        table = self._tables[partition.log.key.partition] = OffsetsTable()
+        """Replay a partition of `__offsets` that has just been opened.
+
+        One that is damaged gets no table: a group whose offsets may be lost must not begin again
+        at the start without anybody knowing why.
+        """
+        table = OffsetsTable()
         log, offset = partition.log, partition.log.start_offset
-        while offset < partition.high_watermark:
-            data = read(log, offset, 1 * MIB, partition.high_watermark)
-            for batch in decode_batches(
-                memoryview(data), log.seed, OFFSETS_TOPIC, log.key.partition
-            ):
-                table.apply(batch)
-                offset = batch.next_offset
+        while offset < partition.high_watermark and not log.damage:
+            try:
+                data = read(log, offset, 1 * MIB, partition.high_watermark)
+                batches = decode_batches(
+                    memoryview(data), log.seed, OFFSETS_TOPIC, log.key.partition
+                )
+                for batch in batches:
+                    table.apply(batch)
+                    offset = batch.next_offset
+            except CorruptDataError:
+                break  # and remembered in log.damage
+        if not log.damage:
+            self._tables[log.key.partition] = table
 
     def handle_commit(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """OFFSET_COMMIT."""
@@ -181,8 +191,9 @@ class Offsets:
 
     def forget_topic(self, now: Now, topic: Topic) -> None:
         """A topic was deleted: nobody will ask for offsets in it again."""
+        own = self._catalog.by_name.get(OFFSETS_TOPIC)
         for number, table in self._tables.items():
-            partition = self._catalog.partitions.get((self._topic().id, number))
+            partition = self._catalog.partitions.get((own.id, number)) if own else None
             for group in table:
                 places = [place for place in table.of(group) if place[0] == topic.id]
                 if places and partition is not None:
@@ -228,6 +239,7 @@ class Offsets:
         partition = self._catalog.partition(topic.id, number)
         table = self._tables.get(number)
         if table is None:
+            partition.log.check_usable()
             raise refusal(Code.COORDINATOR_LOADING, f"offsets partition {number} is loading")
         return partition, table
 

@@ -7,6 +7,7 @@ watermark has passed. All batches of a request are answered together.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from zmqmq.core.broker.catalog import Catalog
@@ -172,23 +173,20 @@ class Producing:
             self._outbox.emit(FlushFiles(flushes))
 
     def end_flush(
-        self, flushes: list[tuple[Partition, Flush]], error: StorageError | None
+        self, flushes: Sequence[tuple[Partition, Flush, StorageError | None]]
     ) -> list[Partition]:
         """A flush is done; the partitions whose high watermark moved by that."""
         self._flushing = False
         self._unflushed -= self._flushing_bytes
         self._flushing_bytes = 0
         moved = []
-        for partition, flush in flushes:
+        for partition, flush, error in flushes:
             if error is not None:
                 partition.log.fail(error)
-                self.fail(partition, str(error))
-                continue
-            if partition.log.failed:
-                continue
-            partition.log.end_flush(flush)
-            if partition.advance():
-                moved.append(partition)
+            elif not partition.log.failed:
+                partition.log.end_flush(flush)
+                if partition.advance():
+                    moved.append(partition)
         self.flush()
         return moved
 

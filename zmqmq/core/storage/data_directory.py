@@ -14,7 +14,7 @@ is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ import msgpack
 from crc32c import crc32c
 
 from zmqmq.core.storage.disk import Disk, read_all, replace
-from zmqmq.core.storage.log import LOGS_FOLDER, Log
+from zmqmq.core.storage.log import LOGS_FOLDER
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DirectoryError
 
@@ -79,25 +79,20 @@ def read_checkpoints(disk: Disk) -> dict[str, Checkpoint]:
     content = read_all(disk, CHECKPOINTS_FILE)
     if content is None or crc32c(content[4:]) != int.from_bytes(content[:4], "big"):
         return {}
-    version, clean, logs = msgpack.unpackb(content[4:])
+    version, logs = msgpack.unpackb(content[4:])
     if version != _CHECKPOINTS_VERSION:
         return {}
-    return {folder: Checkpoint(point, start, clean) for folder, point, start in logs}
+    return {folder: Checkpoint(*row) for folder, *row in logs}
 
 
-def write_checkpoints(
-    disk: Disk, checkpoints: Iterable[tuple[str, int, int]], *, clean: bool
-) -> None:
-    """Replace the file, durably, with (folder, recovery point, start offset) of each log.
+def write_checkpoints(disk: Disk, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Replace the file, durably.
 
-    `clean` promises that every log ends at its recovery point and that its sidecars are flushed.
-    It must be taken back before anything is appended.
+    A checkpoint that calls its log clean must be taken back before anything is appended to it.
     """
-    rows = [list(row) for row in checkpoints]
-    body = msgpack.packb([_CHECKPOINTS_VERSION, clean, rows])
+    rows = [
+        [folder, c.recovery_point, c.start_offset, c.clean]
+        for folder, c in sorted(checkpoints.items())
+    ]
+    body = msgpack.packb([_CHECKPOINTS_VERSION, rows])
     replace(disk, CHECKPOINTS_FILE, crc32c(body).to_bytes(4, "big") + body)
-
-
-def checkpoint_of(log: Log) -> tuple[str, int, int]:
-    """The row of one log."""
-    return log.key.folder, log.flushed_end, log.start_offset

@@ -100,7 +100,8 @@ class Log:
         self.damage: Damage | None = None
         self.failed: str | None = None
         self.doomed: list[Segment] = []
-        """Segments below `start_offset`, to be unlinked once that is in the checkpoint."""
+        """Segments to unlink: those below `start_offset`, once that is in the checkpoint, and
+        those that a compaction has joined to others."""
         self.options = options
         self.seed = key.seed
         self._disk = disk
@@ -327,15 +328,20 @@ class Log:
         self.hints.clear()
 
     def unlink_doomed(self) -> None:
-        """Remove the files of segments below `start_offset`, oldest first."""
+        """Remove the files of segments that are no longer needed, oldest first.
+
+        The names of those that took their place must be durable before theirs go.
+        """
         doomed, self.doomed = self.doomed, []
+        if doomed:
+            self._disk.sync_directory(self.key.folder)
         for segment in doomed:
             segment.remove()
         if doomed:
             self._remove_old_states()
 
-    def replace_segment(self, new: Segment, old: list[Segment]) -> None:
-        """A compacted segment, already durable under the first one's name, takes their place."""
+    def replace_segments(self, new: Segment, old: list[Segment]) -> None:
+        """A compacted segment that is on the disk under the first one's name takes their place."""
         at = self.segments.index(old[0])
         assert self.segments[at : at + len(old)] == old
         assert new.base_offset == old[0].base_offset
@@ -343,7 +349,9 @@ class Log:
         self.segments[at : at + len(old)] = [new]
         self.hints.clear()
         for segment in old:
-            segment.let_go()
+            self._unsynced.pop(segment, None)
+        self.doomed.extend(old[1:])
+        self.mark_folder_unsynced()
 
     def close(self) -> None:
         """Leave sidecars from which the next start need not scan. Nothing is flushed here."""

@@ -121,6 +121,10 @@ class Segment:
         self._file = self._disk.open(self.path, create=True)
         self.allocated = self._file.size
 
+    def adopt(self, file: File) -> None:
+        """Use a file that is open under another name, and will get this one."""
+        self._file = file
+
     def let_go(self) -> None:
         """Drop the file. Whoever is reading it in another thread keeps it open until it is done."""
         self._file = None

@@ -1,0 +1,419 @@
+"""One consumer: where each partition stands, and fetching ahead of the caller.
+
+Decides what to fetch next from whom, and what an answer means for a partition. It leaves to the
+reader (client/reading.py, on the caller's thread) checksums, records and what counts as consumed.
+
+A partition is in at most one fetch at a time, since only the answer tells the next offset. As
+soon as it is there the next fetch goes out, while the caller still reads: so up to
+`prefetch_bytes` lie ready, and a caller who does not read stops the fetching.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from zmqmq.client.machines.backoff import backoff_delay
+from zmqmq.client.machines.commits import Commits, Offsets
+from zmqmq.client.machines.connection import Connection
+from zmqmq.client.machines.effects import (
+    MS,
+    NEVER,
+    Chance,
+    CommitDue,
+    Effect,
+    Failure,
+    Fetched,
+    Observed,
+    Promise,
+    Reply,
+)
+from zmqmq.client.machines.lookup import Lookup
+from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.places import Places
+from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches
+from zmqmq.client.options import ConsumerOptions
+from zmqmq.errors import (
+    Code,
+    CorruptDataError,
+    NotFoundError,
+    ProtocolError,
+    WireError,
+    ZmqmqError,
+    error_from_wire,
+    refusal,
+)
+from zmqmq.wire.apis import Api
+
+FETCHES_MAX: Final = 4
+"""Fetches of one consumer at one broker; each carries other partitions."""
+PARTITIONS_AT_ONCE: Final = 1_000
+"""Partitions in one fetch: what surely fits a header of 64 KiB."""
+RETRY_MAX: Final = 2_000 * MS
+_MOVED = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
+
+
+class Consumer:
+    """The I/O side of a consumer. `chunks` and `errors` are what the reader takes from.
+
+    `received` is only written here and `taken` only by the reader, so the bytes that lie ready
+    are their difference at any moment, without a lock.
+    """
+
+    def __init__(
+        self,
+        options: ConsumerOptions,
+        start: Place,
+        topics: Sequence[str],
+        request_timeout: int,
+        promise: Promise,
+        network: Network,
+        routing: Routing,
+        lookup: Lookup,
+        chance: Chance,
+        effects: list[Effect],
+    ) -> None:
+        self.chunks: deque[Chunk] = deque()
+        self.errors: deque[ZmqmqError] = deque()
+        """To be raised once what was fetched before has been read."""
+        self.streams: dict[tuple[str, int], Stream] = {}
+        self.received = 0
+        self.taken = 0
+        self.is_starved = False
+        """Whether fetching has stopped until the reader takes something."""
+        self.is_closed = False
+        self.commits = (
+            Commits(options.group, network, routing, chance, effects) if options.group else None
+        )
+        self._options = options
+        self._start = start
+        self._topics: dict[str, int] = dict.fromkeys(topics, 0)
+        """Topics of which new partitions are followed, and how many are known."""
+        self._timeout = request_timeout
+        self._promise = promise
+        self._network = network
+        self._routing = routing
+        self._chance = chance
+        self._effects = effects
+        self._places = Places(
+            options.group, request_timeout, network, routing, lookup, chance, self._placed
+        )
+        self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
+        self._asked_bytes = 0
+        """What the fetches that are not answered may bring."""
+        self._fetches: dict[Connection, int] = {}
+        self._commit_every = options.auto_commit_ms * MS
+        self._commit_at = 0 if self.commits and options.auto_commit else NEVER
+        self._routing_version = -1
+        self._is_begun = False
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What lies ready for the reader."""
+        return self.received - self.taken
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the position of every partition is known, or an error says why not."""
+        return self._is_begun and all(s.place is None for s in self.streams.values())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every partition has been fetched as far as `stop_at_end` wants."""
+        return (
+            self._options.stop_at_end
+            and self.is_placed
+            and all(stream.is_done for stream in self.streams.values())
+        )
+
+    # Commands
+
+    def assign(self, now: int, partitions: Sequence[tuple[str, int]]) -> None:
+        """Read these partitions and no others; those that are new begin where `start` says."""
+        self._topics.clear()
+        for key in [key for key in self.streams if key not in partitions]:
+            self._drop(self.streams.pop(key))
+        for name, partition in partitions:
+            if (name, partition) not in self.streams:
+                self.streams[name, partition] = Stream(name, partition, self._start)
+                self._routing.want(now, name)
+        self._is_begun = True
+
+    def seek(self, topic: str, partition: int, generation: int, place: Place) -> None:
+        """Go on from there. What was fetched, or is being fetched, under an older generation is
+        stale: the reader drops it."""
+        stream = self.streams.get((topic, partition))
+        if stream is None:
+            return
+        self._drop(stream)
+        stream.generation = generation
+        stream.retries = stream.not_before = 0
+        if place.kind is PlaceKind.OFFSET:
+            stream.place, stream.position = None, place.number
+        else:
+            stream.place, stream.position = place, -1
+
+    def pause(self, topic: str, partition: int, generation: int) -> None:
+        """Fetch nothing of this partition until a seek and `resume`."""
+        stream = self.streams.get((topic, partition))
+        if stream is not None:
+            self._drop(stream)
+            stream.generation = generation
+            stream.is_paused = True
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Fetch again, from the position of the last seek."""
+        stream = self.streams.get((topic, partition))
+        if stream is not None:
+            stream.is_paused = False
+
+    def auto_commit(self, now: int, offsets: Offsets) -> None:
+        """The reader's answer to CommitDue: commit what has changed."""
+        commits = self.commits
+        self._commit_at = now + self._commit_every
+        if commits is None or not commits.is_idle:
+            return
+        changed = {k: o for k, o in offsets.items() if commits.committed.get(k) != o}
+        if changed:
+            commits.commit(now, changed, now + self._timeout, None)
+
+    def close(self) -> None:
+        """Fetch nothing more. Answers that still come are ignored."""
+        self.is_closed = True
+        for stream in self.streams.values():
+            self._drop(stream)
+        self.streams.clear()
+        self.chunks.clear()
+        self._commit_at = NEVER
+
+    # Driving
+
+    def pump(self, now: int) -> None:
+        """Do whatever can be done now."""
+        if self.commits is not None:
+            self.commits.pump(now)
+        if self.is_closed:
+            return
+        if self._routing_version != self._routing.version or not self._is_begun:
+            self._routing_version = self._routing.version
+            self._follow_topics(now)
+        if any(stream.place is not None for stream in self.streams.values()):
+            self._places.pump(now, self.streams.values(), has_end=self._options.stop_at_end)
+        if now >= self._commit_at:
+            self._commit_at = now + self._commit_every
+            self._effects.append(CommitDue(self._promise))
+        self._fetch(now)
+
+    def next_wake(self) -> int:
+        """When `pump` has something to do next, besides when an answer comes."""
+        wake = self._commit_at
+        if self.commits is not None:
+            wake = min(wake, self.commits.next_wake())
+        if not self.is_closed:
+            wake = min(wake, self._places.next_wake())
+            for stream in self.streams.values():
+                if stream.not_before and stream.request is None:
+                    wake = min(wake, stream.not_before)
+        return wake
+
+    def _follow_topics(self, now: int) -> None:
+        """Make a stream for each partition that METADATA tells of, the first time and later."""
+        for name, known in self._topics.items():
+            topic = self._routing.want(now, name)
+            if topic is None:
+                if name in self._routing.unknown and not known:
+                    self._topics[name] = -1
+                    self._fail(self._routing.unknown[name])
+                continue
+            count = len(topic.leaders)
+            for partition in range(max(known, 0), count):
+                if self._options.partitions is None or partition in self._options.partitions:
+                    # What is added later was empty when this consumer began: all of it is news.
+                    place = self._start if known <= 0 else Place(PlaceKind.START)
+                    self.streams[name, partition] = Stream(name, partition, place)
+            if known <= 0:
+                for partition in self._options.partitions or ():
+                    if partition >= count:
+                        self._fail(_no_partition(name, partition, count))
+            self._topics[name] = count
+        if not self._is_begun and all(self._topics.values()):
+            self._is_begun = True
+            self._effects.append(Fetched(self._promise))
+
+    def _placed(self, stream: Stream, error: ZmqmqError | None) -> None:
+        """The position of a stream has been found out, or cannot be."""
+        if error is not None:
+            stream.place, stream.position, stream.is_paused = None, -1, True
+            self._fail(error)
+        self._effects.append(Fetched(self._promise))
+
+    def _fail(self, error: ZmqmqError) -> None:
+        self.errors.append(error)
+        self._effects.append(Fetched(self._promise))
+
+    def _drop(self, stream: Stream) -> None:
+        """Whatever is under way for this stream is of no interest any more."""
+        stream.request = None
+
+    # Fetching
+
+    def _fetch(self, now: int) -> None:
+        ready = [s for s in self.streams.values() if s.can_fetch(now)]
+        if not ready:
+            return
+        by_connection: dict[Connection, list[Stream]] = {}
+        for stream in ready:
+            connection = self._leader_of(now, stream)
+            if connection is not None:
+                by_connection.setdefault(connection, []).append(stream)
+        for connection, streams in by_connection.items():
+            for at in range(0, len(streams), PARTITIONS_AT_ONCE):
+                room = self._options.prefetch_bytes - self.buffered_bytes - self._asked_bytes
+                # Something must always be under way, or nothing would come after a batch
+                # that is larger than all that may lie ready.
+                if room < self._fetch_bytes and (self._asked_bytes or self.buffered_bytes):
+                    self.is_starved = True
+                    return
+                if self._fetches.get(connection, 0) >= FETCHES_MAX or connection.room <= 0:
+                    break
+                self._request(now, connection, streams[at : at + PARTITIONS_AT_ONCE])
+
+    def _leader_of(self, now: int, stream: Stream) -> Connection | None:
+        refused = self._routing.unknown.get(stream.topic)
+        if refused is not None:
+            stream.is_paused = True
+            self._fail(refused)
+            return None
+        leader = self._routing.leader(stream.topic, stream.partition)
+        if leader is None:
+            self._routing.refresh(now)
+            return None
+        return self._network.to_broker(leader)
+
+    def _request(self, now: int, connection: Connection, streams: list[Stream]) -> None:
+        topics = self._routing.topics
+        size = self._fetch_bytes
+        token = object()
+        asked = []
+        for stream in streams:
+            stream.request = token
+            asked.append((stream, topics[stream.topic].id, stream.position))
+            # The next fetch asks in another order, so that no partition is always served last.
+            key = stream.topic, stream.partition
+            self.streams[key] = self.streams.pop(key)
+        self._fetches[connection] = self._fetches.get(connection, 0) + 1
+        self._asked_bytes += size
+        self.is_starved = False
+        wait_ms = self._options.max_wait_ms
+        fields: dict[str, Any] = {
+            "max_wait_ms": wait_ms,
+            "max_bytes": size,
+            "partitions": [(i, s.partition, position, size) for s, i, position in asked],
+        }
+        deadline = now + self._timeout + wait_ms * MS
+        on_answer = partial(self._answered, connection, token, asked, size)
+        connection.request(now, Api.FETCH, fields, (), deadline, on_answer)
+
+    def _answered(
+        self,
+        connection: Connection,
+        token: object,
+        asked: Sequence[tuple[Stream, bytes, int]],
+        size: int,
+        now: int,
+        answer: Reply | Failure,
+    ) -> None:
+        self._fetches[connection] -= 1
+        self._asked_bytes -= size
+        if self.is_closed:
+            return
+        entries = answer.fields.get("partitions") if isinstance(answer, Reply) else None
+        if type(entries) is not list or len(entries) != len(asked):
+            error = (
+                answer.error
+                if isinstance(answer, Failure)
+                else ProtocolError(f"FETCH was answered with {entries!r:.100}")
+            )
+            for stream, _, _ in asked:
+                if stream.request is token:
+                    stream.request = None
+                    self._refused(now, stream, error)
+            return
+        assert isinstance(answer, Reply)
+        body = iter(answer.body)
+        has_news = False
+        for (stream, topic_id, position), entry in zip(asked, entries, strict=True):
+            is_data = type(entry) is list and len(entry) >= 3
+            data = next(body, None) if is_data and entry[0] else None
+            if stream.request is not token:
+                continue  # it was sought, paused or dropped meanwhile
+            stream.request = None
+            if is_data:
+                stream.retries = stream.not_before = 0
+                stream.end = entry[1]
+                if data is not None:
+                    self._take(stream, topic_id, position, data)
+                    has_news = True
+                has_news |= stream.is_done
+            else:
+                is_error = isinstance(entry, dict)
+                error = error_from_wire(entry) if is_error else ProtocolError("FETCH: no entry")
+                self._refused(now, stream, error)
+        if has_news:
+            self._effects.append(Fetched(self._promise))
+
+    def _take(self, stream: Stream, topic_id: bytes, position: int, data: Any) -> None:  # noqa: ANN401
+        try:
+            next_offset = end_of_batches(data)
+        except CorruptDataError as error:
+            stream.is_paused = True
+            self._fail(CorruptDataError(f"{stream!r}: {error}"))
+            return
+        self.received += len(data)
+        self.chunks.append(
+            Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
+        )
+        stream.position = max(next_offset, position)
+
+    def _refused(self, now: int, stream: Stream, error: ZmqmqError) -> None:
+        """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
+        code = error.code if isinstance(error, WireError) else None
+        if code is Code.OFFSET_OUT_OF_RANGE and isinstance(error, WireError):
+            self._out_of_range(stream, error)
+        elif code in _MOVED or (isinstance(error, WireError) and error.retriable):
+            self._routing.refresh(now)
+            stream.retries += 1
+            jitter = self._chance.jitter()
+            delay = backoff_delay(50 * MS, RETRY_MAX, stream.retries, jitter)
+            stream.not_before = now + delay
+        else:
+            stream.is_paused = True
+            self._fail(error)
+
+    def _out_of_range(self, stream: Stream, error: WireError) -> None:
+        """Behind the log's start: retention took what was not read yet, go on at the start.
+
+        Beyond its end: what was read once is gone. Only the caller can know what to do.
+        """
+        log_start = error.hints.get("log_start")
+        if type(log_start) is int and stream.position < log_start:
+            detail = (
+                f"{stream.topic}/{stream.partition}: offsets {stream.position} to "
+                f"{log_start - 1} are gone (retention); going on at {log_start}"
+            )
+            self._effects.append(Observed("position-reset", detail, is_warning=True))
+            stream.position = log_start
+            self._effects.append(Fetched(self._promise))
+        else:
+            stream.is_paused = True
+            self._fail(error)
+
+
+def _no_partition(name: str, partition: int, count: int) -> NotFoundError:
+    detail = f"topic {name!r} has partitions 0 to {count - 1}; {partition} is none"
+    error = refusal(Code.UNKNOWN_PARTITION, detail)
+    assert isinstance(error, NotFoundError)
+    return error

@@ -1,0 +1,183 @@
+"""Where a consumer begins: `"end"`, a time, the group's committed offset, turned into offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.effects import MS, NEVER, Chance, Failure, Reply
+from zmqmq.client.machines.lookup import Answers, Lookup, Question
+from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.stream import Place, PlaceKind, Stream
+from zmqmq.errors import ProtocolError, WireError, ZmqmqError
+from zmqmq.wire.apis import ENTRIES_MAX, Api
+
+OnPlaced = Callable[[Stream, ZmqmqError | None], None]
+
+_QUESTIONS: dict[PlaceKind, tuple[str, ...]] = {
+    PlaceKind.START: ("start",),
+    PlaceKind.END: ("end",),
+    PlaceKind.BEFORE_END: ("start", "end"),
+    PlaceKind.OFFSET: (),
+    PlaceKind.TIME: (),
+    PlaceKind.STORED: (),
+}
+
+
+class Places:
+    """Resolves the place of each stream of one consumer to a position.
+
+    A stream may be sought elsewhere while its place is being looked up; then the answer is of an
+    older generation and is ignored.
+    """
+
+    def __init__(
+        self,
+        group: str | None,
+        timeout: int,
+        network: Network,
+        routing: Routing,
+        lookup: Lookup,
+        chance: Chance,
+        on_placed: OnPlaced,
+    ) -> None:
+        self._group = group
+        self._timeout = timeout
+        self._network = network
+        self._routing = routing
+        self._lookup = lookup
+        self._backoff = Backoff(chance, longest=1_000 * MS)
+        self._on_placed = on_placed
+        self._asking: dict[Stream, int] = {}
+        """Streams that are being looked up, and the generation they had."""
+        self._not_before = 0
+
+    def pump(self, now: int, streams: Iterable[Stream], *, has_end: bool) -> None:
+        """Look up what is not being looked up yet; with `has_end`, the end to stop at too."""
+        if now < self._not_before:
+            return
+        looked_up: list[Stream] = []
+        stored: list[Stream] = []
+        for stream in streams:
+            if stream.place is None or self._asking.get(stream) == stream.generation:
+                continue
+            if self._routing.want(now, stream.topic) is None:
+                continue
+            is_stored = stream.place.kind is PlaceKind.STORED
+            (stored if is_stored else looked_up).append(stream)
+        for at in range(0, len(stored), ENTRIES_MAX // 4):
+            self._ask_group(now, stored[at : at + ENTRIES_MAX // 4])
+        if looked_up:
+            self._ask_leaders(now, looked_up, has_end=has_end)
+
+    def next_wake(self) -> int:
+        """When `pump` has something to do next."""
+        return self._not_before if self._not_before else NEVER
+
+    def _ask_group(self, now: int, streams: list[Stream]) -> None:
+        asked = []
+        for stream in streams:
+            self._asking[stream] = stream.generation
+            asked.append((stream, stream.generation))
+        topics = self._routing.topics
+        fields = {
+            "group": self._group,
+            "partitions": [(topics[s.topic].id, s.partition) for s in streams],
+        }
+        self._network.request_any(
+            now,
+            Api.OFFSET_FETCH,
+            fields,
+            now + self._timeout,
+            partial(self._take_stored, asked),
+        )
+
+    def _take_stored(
+        self, asked: Sequence[tuple[Stream, int]], now: int, answer: Reply | Failure
+    ) -> None:
+        entries = answer.fields.get("offsets") if isinstance(answer, Reply) else None
+        error: ZmqmqError | None = None
+        found: dict[tuple[bytes, int], int] = {}
+        if isinstance(answer, Failure):
+            error = answer.error
+        elif type(entries) is not list or not all(
+            type(e) is list and len(e) >= 3 and type(e[2]) is int for e in entries
+        ):
+            error = ProtocolError(f"OFFSET_FETCH was answered with {entries!r:.100}")
+        else:
+            found = {(bytes(e[0]), e[1]): e[2] for e in entries}
+        may_retry = isinstance(error, WireError) and error.retriable
+        for stream, generation in asked:
+            self._asking.pop(stream, None)
+            if stream.generation != generation:
+                continue
+            if may_retry:
+                self._not_before = now + self._backoff.next_delay()
+            elif error is not None:
+                self._on_placed(stream, error)
+            else:
+                topic = self._routing.topics.get(stream.topic)
+                offset = found.get((topic.id, stream.partition)) if topic else None
+                # Nothing committed yet: the start, looked up like any other place.
+                stream.place = (
+                    Place(PlaceKind.START) if offset is None else Place(PlaceKind.OFFSET, offset)
+                )
+
+    def _ask_leaders(self, now: int, streams: list[Stream], *, has_end: bool) -> None:
+        questions: dict[Question, None] = {}
+        asked = []
+        for stream in streams:
+            assert stream.place is not None
+            for at in _questions_of(stream.place, has_end=has_end and stream.stop_at is None):
+                questions[Question(stream.topic, stream.partition, at)] = None
+            self._asking[stream] = stream.generation
+            asked.append((stream, stream.generation))
+        deadline = now + self._timeout
+        self._lookup.ask(
+            now, list(questions), deadline, partial(self._take_offsets, asked, has_end)
+        )
+
+    def _take_offsets(
+        self,
+        asked: Sequence[tuple[Stream, int]],
+        has_end: bool,  # noqa: FBT001 - bound by partial
+        _now: int,
+        answers: Answers,
+    ) -> None:
+        for stream, generation in asked:
+            self._asking.pop(stream, None)
+            if stream.generation != generation or stream.place is None:
+                continue
+            where = stream.topic, stream.partition
+            mine = {q.at: a for q, a in answers.items() if (q.topic, q.partition) == where}
+            error = next((a for a in mine.values() if isinstance(a, ZmqmqError)), None)
+            if error is not None:
+                self._on_placed(stream, error)
+                continue
+            offsets = {at: a for at, a in mine.items() if isinstance(a, int)}
+            stream.position = _position_of(stream.place, offsets)
+            stream.place = None
+            if has_end and stream.stop_at is None:
+                stream.stop_at = offsets["end"]
+            self._on_placed(stream, None)
+
+
+def _questions_of(place: Place, *, has_end: bool) -> list[str | int]:
+    at: list[str | int] = [*_QUESTIONS[place.kind]]
+    if place.kind is PlaceKind.TIME:
+        at.append(place.number)
+    if has_end and "end" not in at:
+        at.append("end")
+    return at
+
+
+def _position_of(place: Place, offsets: dict[str | int, int]) -> int:
+    if place.kind is PlaceKind.OFFSET:
+        return place.number
+    if place.kind is PlaceKind.TIME:
+        return offsets[place.number]
+    if place.kind is PlaceKind.BEFORE_END:
+        return max(offsets["start"], offsets["end"] - place.number)
+    return offsets[place.kind.value]

@@ -1,0 +1,123 @@
+"""One partition as a consumer reads it, and what was fetched of it."""
+
+from __future__ import annotations
+
+import enum
+from struct import Struct
+from typing import Final, NamedTuple
+
+from zmqmq.batch.layout import HEADER_SIZE
+from zmqmq.client.machines.effects import Body
+from zmqmq.errors import CorruptDataError
+
+_SIZES: Final = Struct(">QI36xI")
+"""Base offset, size and last offset delta of a batch header."""
+
+
+class PlaceKind(enum.Enum):
+    """How a place in a partition is described."""
+
+    START = "start"
+    END = "end"
+    STORED = "stored"
+    """The group's committed offset; without one, the start."""
+    OFFSET = "offset"
+    BEFORE_END = "before the end"
+    """`number` records before the end, but not before the start."""
+    TIME = "time"
+    """The first record appended at `number` ms since 1970, or later."""
+
+
+class Place(NamedTuple):
+    """Where to read from."""
+
+    kind: PlaceKind
+    number: int = 0
+
+
+class Stream:
+    """One partition of a consumer's assignment. Only the I/O thread changes it."""
+
+    __slots__ = (
+        "end",
+        "generation",
+        "is_paused",
+        "not_before",
+        "partition",
+        "place",
+        "position",
+        "request",
+        "retries",
+        "stop_at",
+        "topic",
+    )
+
+    def __init__(self, topic: str, partition: int, place: Place) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.place: Place | None = place
+        """Where to begin, while that is not resolved to `position` yet."""
+        self.position = -1
+        """The next offset to fetch; -1 while unresolved."""
+        self.generation = 0
+        """Which seek this is. What an earlier one fetched is dropped."""
+        self.request: object | None = None
+        """Stands for the fetch that carries this partition now."""
+        self.is_paused = False
+        self.stop_at: int | None = None
+        """With stop_at_end: the end when the consumer began."""
+        self.not_before = 0
+        self.retries = 0
+        self.end = -1
+        """The committed end, as the last answer said; -1 before any."""
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.topic}/{self.partition} at {self.position}>"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has reached where it stops."""
+        return self.stop_at is not None and self.place is None and self.position >= self.stop_at
+
+    def can_fetch(self, now: int) -> bool:
+        """Whether a fetch should ask for it now."""
+        return (
+            self.place is None
+            and self.request is None
+            and not self.is_paused
+            and self.not_before <= now
+            and not self.is_done
+        )
+
+
+class Chunk(NamedTuple):
+    """What one fetch brought of one partition: whole batches, not checked yet."""
+
+    stream: Stream
+    generation: int
+    topic_id: bytes
+    position: int
+    """What was asked for. The first batch may begin before it."""
+    stop_at: int | None
+    data: Body
+
+
+def end_of_batches(data: Body) -> int:
+    """The offset behind the last batch of a body frame, from the headers alone.
+
+    The reader checks the checksums before it hands anything out; this only has to know where to
+    fetch on. Raises CorruptDataError when the headers do not lead from one to the next.
+    """
+    position = next_offset = 0
+    size = len(data)
+    while position < size:
+        if size - position < HEADER_SIZE:
+            raise CorruptDataError(f"{size - position} bytes are too few for a batch header")
+        base, batch_size, delta = _SIZES.unpack_from(data, position)
+        if not HEADER_SIZE < batch_size <= size - position or base + delta < next_offset - 1:
+            raise CorruptDataError(
+                f"batch at offset {base} says {batch_size} bytes, {size - position} are there"
+            )
+        next_offset = base + delta + 1
+        position += batch_size
+    return next_offset

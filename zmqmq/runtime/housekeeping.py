@@ -1,0 +1,154 @@
+"""What a broker does now and then: recovery points, retention, files that are no longer needed.
+
+Plans are made on the event loop from what the logs know; files are written and removed in a
+worker thread. A segment is unlinked only after the checkpoint that no longer counts on it is
+durable (L16).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.storage.compaction import Compaction, plan_compaction
+from zmqmq.core.storage.data_directory import write_checkpoints
+from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.options import StorageOptions
+from zmqmq.core.storage.recovery import Checkpoint
+from zmqmq.core.storage.retention import retained_start, should_roll
+from zmqmq.errors import StorageError, ZmqmqError
+from zmqmq.runtime.os_disk import OSDisk
+
+logger = logging.getLogger("zmqmq.housekeeping")
+
+
+class Housekeeping:
+    """Runs while the broker serves."""
+
+    def __init__(
+        self,
+        disk: OSDisk,
+        broker: Broker,
+        options: StorageOptions,
+        checkpoints: dict[str, Checkpoint],
+        moved: Callable[[], None],
+    ) -> None:
+        self._disk = disk
+        self._broker = broker
+        self._options = options
+        self.checkpoints = checkpoints
+        """Of every log in the directory, those that are not open included."""
+        self._moved = moved
+        self._tasks: list[asyncio.Task[None]] = []
+        self._compacted: dict[str, int] = {}
+        self._writing = asyncio.Lock()
+
+    def start(self) -> None:
+        """Begin."""
+        self._tasks = [
+            asyncio.create_task(self._every(self._options.checkpoint_ms, self._checkpoint)),
+            asyncio.create_task(self._every(self._options.retention_check_ms, self._retain)),
+        ]
+
+    async def stop(self) -> None:
+        """End, and wait for what is being written."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def abort(self) -> None:
+        """End at once."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def write(self, *, clean: bool = False) -> None:
+        """Write the checkpoint of all logs as they are now."""
+        for partition in self._broker.catalog.partitions.values():
+            log = partition.log
+            usable = not (log.failed or log.damage)
+            self.checkpoints[log.key.folder] = Checkpoint(
+                log.flushed_end, log.start_offset, clean and usable
+            )
+        async with self._writing:
+            rows = dict(self.checkpoints)
+            await asyncio.to_thread(write_checkpoints, self._disk, rows)
+
+    def forget(self, folder: str) -> None:
+        """A log was deleted."""
+        self.checkpoints.pop(folder, None)
+        self._compacted.pop(folder, None)
+
+    async def _every(self, period_ms: int, work: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(period_ms / 1000)
+            try:
+                await work()  # type: ignore[misc]
+            except (StorageError, ZmqmqError) as error:
+                logger.error("housekeeping failed, and will try again: %s", error)
+
+    async def _checkpoint(self) -> None:
+        if any(
+            self.checkpoints.get(p.log.key.folder)
+            != Checkpoint(p.log.flushed_end, p.log.start_offset, clean=False)
+            for p in self._broker.catalog.partitions.values()
+        ):
+            await self.write()
+
+    async def _retain(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        rolled = False
+        for partition in self._usable():
+            log = partition.log
+            if should_roll(log, now_ms):
+                log.roll()
+                self._broker.producing.mark_dirty(partition)
+                rolled = True
+            start = retained_start(log, now_ms, partition.high_watermark)
+            if start > log.start_offset:
+                log.drop_before(start)
+        if rolled:
+            self._moved()
+        await self._unlink()
+        for partition in list(self._usable()):
+            await self._compact(partition, now_ms)
+
+    async def _unlink(self) -> None:
+        doomed = [p.log for p in self._broker.catalog.partitions.values() if p.log.doomed]
+        if doomed:
+            await self.write()
+            for log in doomed:
+                log.unlink_doomed()
+
+    async def _compact(self, partition: Partition, now_ms: int) -> None:
+        log = partition.log
+        plan = plan_compaction(
+            log, now_ms, partition.high_watermark, self._compacted.get(log.key.folder, 0)
+        )
+        if plan is None:
+            return
+        compaction = Compaction(self._disk, log.key, plan, self._options)
+        try:
+            results = await asyncio.to_thread(compaction.run, log.segment_bytes)
+        except ZmqmqError as error:
+            logger.error("compaction of %s gave up: %s", partition.name, error)
+            return
+        if self._is_open(log):
+            compaction.install(log, results)
+            self._compacted[log.key.folder] = plan.end
+
+    def _is_open(self, log: Log) -> bool:
+        place = (log.key.topic_id, log.key.partition)
+        found = self._broker.catalog.partitions.get(place)
+        return found is not None and found.log is log and not log.failed
+
+    def _usable(self) -> Iterable[Partition]:
+        for partition in tuple(self._broker.catalog.partitions.values()):
+            if not (partition.log.failed or partition.log.damage):
+                yield partition

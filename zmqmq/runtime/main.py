@@ -1,0 +1,262 @@
+"""The broker process: load, build, run, stop. The only place that builds the real world."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Self
+
+import zmq
+
+from zmqmq.config.broker import BrokerConfig
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.identity import Identity
+from zmqmq.core.meta.keys import KeySpace
+from zmqmq.core.meta.store import Delete, If, MetadataStore, Put
+from zmqmq.core.meta.values import ClusterDocument, LiveDocument
+from zmqmq.core.storage.data_directory import (
+    FORMAT_VERSION,
+    Format,
+    read_checkpoints,
+    read_format,
+    write_checkpoints,
+    write_format,
+)
+from zmqmq.core.storage.recovery import Checkpoint
+from zmqmq.errors import ConfigError, DirectoryError
+from zmqmq.runtime.os_disk import OSDisk
+from zmqmq.runtime.server import Server
+from zmqmq.runtime.sqlite_store import SqliteStore
+
+logger = logging.getLogger("zmqmq.broker")
+
+CLUSTER = "main"
+"""The name under which an embedded store keeps its one cluster."""
+
+
+def run(config: BrokerConfig) -> int:
+    """Run a broker in the foreground until SIGTERM or SIGINT; the exit code."""
+    if not __debug__:
+        raise ConfigError("python -O takes away the checks that stop a broker that is wrong")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    _raise_file_limit()
+    # The flush thread must get the interpreter soon after its fdatasync is done, also while the
+    # loop is busy; with the default of 5 ms a busy loop held it up for seconds.
+    sys.setswitchinterval(0.0001)
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    return asyncio.run(_main(config))
+
+
+async def _main(config: BrokerConfig) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        running = RunningBroker(config)
+        await stack.enter_async_context(running)
+        sys.stdout.write(
+            f"ready: {running.endpoint}, broker {config.broker.id}, data in {running.folder}\n"
+        )
+        sys.stdout.flush()
+        await running.server.run(stop)
+        logger.info("stopping: what was taken is finished, flushed and closed")
+    return 0
+
+
+class RunningBroker:
+    """A broker from the lock on its directory to its last checkpoint, as a context manager."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self.folder = Path(config.broker.data_dir)
+        self.endpoint = ""
+        self.server: Server
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            await self.server.stop()
+        else:
+            self.server.abort()
+        await self._stack.aclose()
+
+    async def crash(self) -> None:
+        """Let go of everything without finishing anything."""
+        self.server.abort()
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        config = self._config
+        self._stack.enter_context(locked(self.folder))
+        disk = OSDisk(self.folder)
+        form = read_format(disk)
+        if form is not None and form.broker != config.broker.id:
+            raise DirectoryError(
+                f"{self.folder} belongs to broker {form.broker}; this is {config.broker.id}"
+            )
+        store = _open_store(config, self.folder)
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        keys = KeySpace.of_cluster(CLUSTER)
+        cluster = await _cluster_id(store, keys, None if form is None else form.cluster)
+        epoch = await _register(store, keys, config.broker.id)
+        write_format(
+            disk,
+            Format(cluster.hex(), config.broker.id, epoch, FORMAT_VERSION),
+        )
+        checkpoints = read_checkpoints(disk)
+        # From here on the last stop was not a clean one, whatever happens next.
+        unclean = {f: Checkpoint(c.recovery_point, c.start_offset) for f, c in checkpoints.items()}
+        write_checkpoints(disk, unclean)
+        host, port = _split(config.broker.bind)
+        endpoints: dict[str, str] = {}
+        settings: Mapping[str, object] = config.settings()
+        identity = Identity(
+            broker_id=config.broker.id,
+            epoch=epoch,
+            cluster=cluster,
+            server=f"zmqmq/{version('zmqmq')}",
+            endpoints=endpoints,
+            settings=settings,
+        )
+        broker = Broker(
+            identity, keys, config.serving, config.topics, lambda: secrets.token_bytes(16)
+        )
+        self.server = Server(broker, disk, store, keys, config.storage, checkpoints)
+        try:
+            # Bound before logs are opened, so that a port in use is told at once; nothing is
+            # read from it before everything is served.
+            bound = self.server.listener.bind(host, port)
+            endpoints["clients"] = config.broker.advertise or f"{_shown(host)}:{bound}"
+            self.endpoint = endpoints["clients"]
+            await self.server.start()
+            self.server.listener.listen()
+        except zmq.ZMQError as error:
+            self.server.abort()
+            raise ConfigError(
+                f"cannot listen on {config.broker.bind}: {error}; another broker may be running, "
+                "or use --bind HOST:PORT"
+            ) from None
+        except BaseException:
+            self.server.abort()
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a data directory, which is made if it is missing. Raises DirectoryError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DirectoryError(f"cannot use {folder} as a data directory: {error}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace") or "unknown"
+            raise DirectoryError(
+                f"{folder} is in use by another broker (process {holder}): "
+                "one directory has one broker"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_store(config: BrokerConfig, folder: Path) -> MetadataStore:
+    driver = config.broker.metadata.partition("://")[0]
+    if not driver:
+        return SqliteStore(folder / "metadata.db")
+    found = entry_points(group="zmqmq.metadata", name=driver)
+    if not found:
+        known = ", ".join(sorted(e.name for e in entry_points(group="zmqmq.metadata")))
+        raise ConfigError(f"broker.metadata: there is no driver {driver!r}; installed are {known}")
+    store: MetadataStore = next(iter(found)).load()(config.broker.metadata)
+    return store
+
+
+async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -> bytes:
+    """The cluster of the store; a new one for a new store. Raises DirectoryError."""
+    kv = await store.get(keys.cluster)
+    if kv is None:
+        if known is not None:
+            raise DirectoryError(
+                f"the directory is of cluster {known}, and its metadata store is empty: "
+                "metadata.db was lost; restore it from a backup"
+            )
+        document = ClusterDocument(cluster_id=secrets.token_bytes(16), format=FORMAT_VERSION)
+        put, condition = Put(keys.cluster, document.encode()), If(keys.cluster, "create", "==", 0)
+        await store.commit([put], [condition])
+        return document.cluster_id
+    document = ClusterDocument.decode(kv.value)
+    if known is not None and known != document.cluster_id.hex():
+        raise DirectoryError(
+            f"the directory is of cluster {known}, its metadata store of "
+            f"{document.cluster_id.hex()}: files of two clusters are mixed"
+        )
+    return document.cluster_id
+
+
+async def _register(store: MetadataStore, keys: KeySpace, broker_id: int) -> int:
+    """Begin a new broker epoch: the create_revision of a new live key.
+
+    Whoever left the old key is gone, since we hold the lock of its directory.
+    """
+    key = keys.live(broker_id)
+    await store.commit([Delete(key)])
+    document = LiveDocument(
+        instance=secrets.token_bytes(16),
+        endpoints={},
+        rack=None,
+        version=version("zmqmq"),
+        since_fsync=None,
+        since_clean=None,
+    )
+    done = await store.commit([Put(key, document.encode())], [If(key, "create", "==", 0)])
+    assert done.ok
+    return done.revision
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _raise_file_limit() -> None:
+    """Every connection and every segment takes a descriptor; without one listeners spin."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,304 @@
+"""Owns one Broker: feeds it events, carries out its effects. Decides nothing.
+
+Everything runs on one event loop except flushes, cold reads and the opening and deleting of
+logs, which come back to it as events, and the metadata store's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import zmq
+
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.events import (
+    BurstEnded,
+    ColdRead,
+    CommitMetadata,
+    DeleteLog,
+    Effect,
+    Event,
+    FlushEnded,
+    FlushFiles,
+    LogOpened,
+    MetadataChanged,
+    MetadataCommitted,
+    Now,
+    OpenLog,
+    ReadCold,
+    Received,
+    RouteLost,
+    Send,
+    Ticked,
+)
+from zmqmq.core.meta.keys import KeySpace
+from zmqmq.core.meta.store import Commit, MetadataStore, StoreError
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.log import LOGS_FOLDER, Log
+from zmqmq.core.storage.options import StorageOptions
+from zmqmq.core.storage.reading import Place
+from zmqmq.core.storage.recovery import Checkpoint, open_log
+from zmqmq.errors import StorageError
+from zmqmq.runtime.flusher import Failures, Flusher
+from zmqmq.runtime.housekeeping import Housekeeping
+from zmqmq.runtime.os_disk import OSDisk, OSFile
+from zmqmq.runtime.transport import Listener
+
+logger = logging.getLogger("zmqmq.server")
+
+POOL_THREADS: Final = 4
+DRAIN_S: Final = 10.0
+"""How long a stop waits for the disk."""
+
+
+class Server:
+    """A broker in the real world."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        disk: OSDisk,
+        store: MetadataStore,
+        keys: KeySpace,
+        options: StorageOptions,
+        checkpoints: dict[str, Checkpoint],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._broker = broker
+        self._disk = disk
+        self._store = store
+        self._keys = keys
+        self._options = options
+        self._started = asyncio.Event()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
+        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe)
+        self._housekeeping = Housekeeping(
+            disk, broker, options, checkpoints, lambda: self._feed(BurstEnded())
+        )
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.listener = Listener(
+            self._context, self._loop, self._received, self._burst_ended, self._route_lost
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake: asyncio.TimerHandle | None = None
+        self._now = self._read_clocks()
+
+    async def start(self) -> None:
+        """Open what is there; returns when everything can be served. Raises StoreError."""
+        self._disk.make_directory(LOGS_FOLDER)
+        self._disk.sync_directory("")
+        snapshot = await self._store.list(self._keys.prefix)
+        self._spawn(self._follow(snapshot.revision + 1))
+        self._carry_out(self._broker.start(snapshot.items, snapshot.revision))
+        self._check_started()
+        await self._until(self._started)
+        self._housekeeping.start()
+        self._tick()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set. Raises what broke an invariant."""
+        await self._until(stop)
+
+    async def _until(self, event: asyncio.Event) -> None:
+        """Wait for the event, or raise what has broken meanwhile."""
+        waiting = asyncio.ensure_future(event.wait())
+        both: set[asyncio.Future[Any]] = {waiting, self._failed}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._failed.done():
+            await self._failed
+
+    async def stop(self) -> None:
+        """Finish what was taken, flush, leave a clean directory."""
+        self._broker.drain()
+        end = self._loop.time() + DRAIN_S
+        while not self._broker.is_idle and self._loop.time() < end:  # noqa: ASYNC110 - once
+            await asyncio.sleep(0.005)
+        await self._housekeeping.stop()
+        self.listener.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._wake is not None:
+            self._wake.cancel()
+        await asyncio.to_thread(self._flusher.close)
+        await asyncio.to_thread(self._pool.shutdown)
+        if self._broker.is_idle:
+            await asyncio.to_thread(self._close_logs)
+            await self._housekeeping.write(clean=True)
+        else:
+            logger.error("the disk did not finish within %s s: the next start scans", DRAIN_S)
+        self._context.destroy(linger=200)
+
+    def abort(self) -> None:
+        """Let go of everything at once, as a crash would; for tests in one process."""
+        self._housekeeping.abort()
+        self.listener.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._wake is not None:
+            self._wake.cancel()
+        self._flusher.close()
+        self._pool.shutdown()
+        self._context.destroy(linger=0)
+
+    # Events
+
+    def _received(self, route: bytes, frames: list[Buffer]) -> None:
+        self._feed(Received(route, frames))
+
+    def _burst_ended(self) -> None:
+        self._feed(BurstEnded())
+
+    def _route_lost(self, route: bytes) -> None:
+        self._feed(RouteLost(route))
+
+    def _feed(self, event: Event) -> None:
+        self._now = self._read_clocks()
+        try:
+            self._carry_out(self._broker.handle(self._now, event))
+        except BaseException as error:
+            # A machine that has been wrong once must not speak again.
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            raise
+
+    def _read_clocks(self) -> Now:
+        return Now(time.monotonic_ns(), time.time_ns() // 1_000_000)
+
+    def _tick(self) -> None:
+        self._feed(Ticked())
+        due = self._broker.timers.next_ns
+        wait = 1.0 if due is None else (due - time.monotonic_ns()) / 1e9
+        self._wake = self._loop.call_later(min(max(wait, 0.001), 0.05), self._tick)
+
+    # Effects
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(route, frames):
+                    self.listener.send(route, frames)
+                case FlushFiles(_):
+                    self._flush(effect)
+                case ReadCold(token, place):
+                    self._in_pool(self._read_cold, token, place)
+                case OpenLog():
+                    self._in_pool(self._open_log, effect)
+                case DeleteLog(log):
+                    self._housekeeping.forget(log.key.folder)
+                    self._in_pool(self._delete_log, log)
+                case CommitMetadata():
+                    self._spawn(self._commit(effect))
+
+    def _flush(self, effect: FlushFiles) -> None:
+        files: dict[OSFile, None] = {}
+        groups: list[list[OSFile]] = []
+        for _, flush in effect.flushes:
+            group: list[OSFile] = [*flush.files]  # type: ignore[list-item]  # ours are OSFiles
+            group.extend(self._disk.open_directory(folder) for folder in flush.folders)
+            groups.append(group)
+            files.update(dict.fromkeys(group))
+
+        def done(failures: Failures) -> None:
+            flushes = [
+                (partition, flush, next((failures[f] for f in group if f in failures), None))
+                for (partition, flush), group in zip(effect.flushes, groups, strict=True)
+            ]
+            for partition, _, error in flushes:
+                if error is not None:
+                    logger.error("%s is offline from now on: %s", partition.name, error)
+            self._feed(FlushEnded(flushes))
+            self._check_started()
+
+        self._flusher.submit(list(files), done)
+
+    def _read_cold(self, token: int, place: Place) -> Event:
+        data: Buffer | StorageError
+        try:
+            data = place.file.read(place.position, place.size)
+        except StorageError as error:
+            data = error
+        return ColdRead(token, data)
+
+    def _open_log(self, effect: OpenLog) -> Event:
+        log: Log | StorageError
+        checkpoint = self._housekeeping.checkpoints.get(effect.key.folder)
+        try:
+            log = open_log(self._disk, effect.key, effect.config, self._options, checkpoint)
+        except StorageError as error:
+            log = error
+            logger.error("log %s cannot be opened: %s", effect.key.folder, error)
+        else:
+            if log.damage is not None:
+                logger.error("log %s is damaged at %s", effect.key.folder, log.damage)
+        return LogOpened(effect.key, log)
+
+    def _delete_log(self, log: Log) -> None:
+        folder = log.key.folder
+        try:
+            for name in self._disk.list(folder):
+                self._disk.remove(f"{folder}/{name}")
+            self._disk.remove(folder)
+        except StorageError as error:
+            logger.error("log %s was not removed whole: %s", folder, error)
+
+    def _in_pool(self, work: Callable[..., Event | None], *arguments: object) -> None:
+        self._spawn(self._await_pool(work, arguments))
+
+    async def _await_pool(
+        self, work: Callable[..., Event | None], arguments: tuple[object, ...]
+    ) -> None:
+        event = await self._loop.run_in_executor(self._pool, work, *arguments)
+        if event is not None:
+            self._feed(event)
+            self._check_started()
+
+    async def _commit(self, effect: CommitMetadata) -> None:
+        outcome: Commit | StoreError
+        try:
+            outcome = await self._store.commit(effect.ops, effect.ifs)
+        except StoreError as error:
+            outcome = error
+            logger.error("metadata commit failed: %s", error)
+        self._feed(MetadataCommitted(effect.token, outcome))
+        self._check_started()
+
+    async def _follow(self, revision: int) -> None:
+        async for batch in self._store.watch(self._keys.prefix, revision):
+            self._feed(MetadataChanged(batch))
+            self._check_started()
+
+    def _check_started(self) -> None:
+        if not self._started.is_set() and self._broker.is_started:
+            self._started.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._failed.done():
+            self._failed.set_exception(error)
+
+    def _close_logs(self) -> None:
+        for partition in self._broker.catalog.partitions.values():
+            log = partition.log
+            if log.failed or log.damage:
+                continue
+            with contextlib.suppress(StorageError):  # the next start scans this one
+                log.close()
+                flush = log.begin_flush()
+                for file in flush.files:
+                    file.sync()
+                for folder in flush.folders:
+                    self._disk.sync_directory(folder)
+                log.end_flush(flush)

@@ -1,0 +1,140 @@
+"""The client listener: a ROUTER socket on the event loop (zeromq.md 1.2, 3, 9).
+
+The file descriptor of a ZeroMQ socket signals edges, and any send or receive may swallow one. So
+each time it is readable everything is drained, in bursts, and after every send outside a burst
+the socket is asked again whether something came in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.model.limits import FRAMES_MAX, REQUEST_BYTES_MAX
+
+BURST: Final = 256
+"""Messages that are handled before what they brought is written out."""
+KEEP_FRAME_BYTES: Final = 32 * 1024
+"""Body frames from this size on are not copied; smaller ones would pin their receive buffer."""
+SEND_QUEUE: Final = 4_096
+"""Replies that may wait for one client. Their bytes are bounded by its credit."""
+RECEIVE_QUEUE: Final = 64
+"""Requests of one client that ZeroMQ takes in while the broker is busy."""
+
+
+class Listener:
+    """Lives on one event loop and is used from its thread alone."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        loop: asyncio.AbstractEventLoop,
+        received: Callable[[bytes, list[Buffer]], None],
+        burst_ended: Callable[[], None],
+        lost: Callable[[bytes], None],
+    ) -> None:
+        self._loop = loop
+        self._received = received
+        self._burst_ended = burst_ended
+        self._lost = lost
+        self._is_scheduled = False
+        self._is_draining = False
+        self.dropped = 0
+        """Replies to clients that do not read them."""
+        socket = self._socket = context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.router_mandatory = True
+        socket.sndhwm, socket.rcvhwm = SEND_QUEUE, RECEIVE_QUEUE
+        # MAXMSGSIZE is per frame; the whole message is checked when it is in.
+        socket.maxmsgsize = REQUEST_BYTES_MAX
+        socket.setsockopt(zmq.BACKLOG, 4_096)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        # Evicts who reads nothing for so long. Seconds would cut clients that only pause.
+        socket.setsockopt(zmq.TCP_MAXRT, 90_000)
+
+    def bind(self, host: str, port: int) -> int:
+        """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
+        place = f"[{host}]" if ":" in host else host
+        self._socket.bind(f"tcp://{place}:{port}")
+        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return int(str(endpoint).rpartition(":")[2])
+
+    def listen(self) -> None:
+        """Begin to take in what arrives."""
+        self._loop.add_reader(self._fd, self._drain)
+        self._recheck()
+
+    def send(self, route: bytes, frames: Sequence[Buffer]) -> None:
+        """Send a reply without ever waiting; `lost` is called if the client is gone."""
+        try:
+            self._socket.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            # It has not read thousands of replies. It will ask again, or be evicted.
+            self.dropped += 1
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._loop.call_soon(self._lost, route)
+        if not self._is_draining:
+            self._recheck()
+
+    def close(self) -> None:
+        """Stop listening; replies that are on their way get a moment."""
+        self._loop.remove_reader(self._fd)
+        self._socket.close(linger=200)
+
+    @property
+    def _fd(self) -> int:
+        descriptor = self._socket.getsockopt(zmq.FD)
+        assert isinstance(descriptor, int)
+        return descriptor
+
+    def _has_input(self) -> bool:
+        events = self._socket.getsockopt(zmq.EVENTS)
+        assert isinstance(events, int)
+        return bool(events & zmq.POLLIN)
+
+    def _recheck(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._is_scheduled = False
+        self._is_draining = True
+        recv, received = self._socket.recv, self._received
+        count = 0
+        try:
+            while count < BURST:
+                try:
+                    route = recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                count += 1
+                received(bytes(route), self._rest())
+            if count:
+                self._burst_ended()
+        finally:
+            self._is_draining = False
+        if count == BURST or self._has_input():
+            self._recheck()
+
+    def _rest(self) -> list[Buffer]:
+        """The frames behind the route; of too many only so many that it shows."""
+        socket = self._socket
+        frames: list[Buffer] = []
+        while socket.getsockopt(zmq.RCVMORE):
+            frame = socket.recv(zmq.NOBLOCK, copy=False)
+            if len(frames) <= FRAMES_MAX:
+                size = len(frame)
+                frames.append(frame.buffer if size >= KEEP_FRAME_BYTES else frame.bytes)
+        return frames
