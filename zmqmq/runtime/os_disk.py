@@ -117,7 +117,7 @@ class OSFile:
         except OSError as error:
             raise storage_error("read", self.path, error) from error
 
-    def read_cached(self, position: int, size: int) -> bytes | None:
+    def read_cached(self, position: int, size: int) -> Buffer | None:
         """From the page cache alone, by RWF_NOWAIT."""
         if not self._nowait:
             return None
@@ -132,9 +132,9 @@ class OSFile:
                 return None
             raise storage_error("read", self.path, error) from error
         if got == size:
-            return bytes(buffer)
+            return buffer
         # Short: either the file ends here, or the rest of it is not in memory.
-        return bytes(memoryview(buffer)[:got]) if position + got >= self.size else None
+        return memoryview(buffer)[:got] if position + got >= self.size else None
 
     def allocate(self, size: int) -> None:
         """Reserve blocks; where the file system cannot, the file grows with a hole."""

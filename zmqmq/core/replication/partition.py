@@ -75,28 +75,23 @@ class Partition:
         self._make_room(len(batch), header.record_count)
         append_ms = max(now_ms, log.last_append_ms)
         view = memoryview(batch)
+        base_offset, size, committed = log.end_offset, len(view), self.high_watermark
         head = stamp(
-            log.end_offset,
-            len(view),
+            base_offset,
+            size,
             self.epoch,
             append_ms,
-            self.high_watermark,
+            committed,
             view[BODY_CRC_AT:BODY_AT].tobytes(),
         )
-        stamped = header._replace(
-            base_offset=log.end_offset,
-            size=len(view),
-            leader_epoch=self.epoch,
-            append_time_ms=append_ms,
-            committed_end=self.high_watermark,
-        )
+        stamped = BatchHeader(base_offset, size, self.epoch, append_ms, committed, 0, *header[6:])
         try:
             log.append(stamped, (head, view[BODY_CRC_AT:]))
         except DiskFullError as error:
             raise refusal(Code.DISK_FULL, f"{self.name}: {error}") from None
         except StorageError as error:
             raise refusal(Code.STORAGE_OFFLINE, f"{self.name}: {error}") from None
-        return Appended(stamped.base_offset, log.end_offset, append_ms)
+        return Appended(base_offset, log.end_offset, append_ms)
 
     def advance(self) -> bool:
         """Move the high watermark to where the log allows it; whether it moved."""

@@ -39,7 +39,7 @@ class File(Protocol):
         """Up to `size` bytes; fewer only at the end of the file."""
         ...
 
-    def read_cached(self, position: int, size: int) -> bytes | None:
+    def read_cached(self, position: int, size: int) -> Buffer | None:
         """The same if it needs no disk, else None. For a caller that must not wait."""
         ...
 

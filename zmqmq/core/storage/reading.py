@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from zmqmq.batch.decode import check_batch
-from zmqmq.batch.layout import HEADER_SIZE, SIZE_AT, unpack_header
+from zmqmq.batch.layout import HEADER_SIZE, SIZE_AT, unpack_header, verify
 from zmqmq.core.storage.disk import Buffer, File
 from zmqmq.core.storage.log import Damage, Log
 from zmqmq.core.storage.segment import Segment
@@ -157,14 +156,13 @@ def _whole_batch(log: Log, where: Place, position: int, batch_size: int, expecte
 
 def _checked(log: Log, where: Place, view: memoryview, position: int, expected: int) -> int:
     """The offset behind the batch at `position`, which must be the one expected there."""
-    try:
-        header = check_batch(view, position, log.seed)
-    except CorruptDataError as error:
-        raise _damaged(log, where, position, expected, str(error)) from None
-    if header.base_offset != expected:
-        found = f"offset {header.base_offset} stands where {expected} belongs"
-        raise _damaged(log, where, position, expected, found)
-    return header.next_offset
+    base_offset, next_offset = verify(view, position, log.seed)
+    if base_offset == expected:
+        return next_offset
+    if base_offset < 0:
+        raise _damaged(log, where, position, expected, "a checksum is wrong")
+    found = f"offset {base_offset} stands where {expected} belongs"
+    raise _damaged(log, where, position, expected, found)
 
 
 def _damaged(log: Log, where: Place, position: int, offset: int, why: str) -> CorruptDataError:
