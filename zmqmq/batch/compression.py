@@ -23,6 +23,11 @@ WORTH_COMPRESSING = 64
 """Columns below this many bytes are stored as they are."""
 
 
+_ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 23}
+"""A window of 8 MiB, all that a batch may inflate to: a frame may ask for more memory than that
+before its first byte is there."""
+
+
 class Codec(enum.IntEnum):
     """How columns are compressed: bits 0 to 2 of a batch's attributes."""
 
@@ -50,7 +55,8 @@ def decompress(codec: Codec, data: bytes | memoryview, inflated_size: int) -> by
         if codec is Codec.LZ4:
             plain: bytes = lz4.block.decompress(data, uncompressed_size=inflated_size)
         elif codec is Codec.ZSTD:
-            plain = zstd.ZstdDecompressor().decompress(data, max_length=inflated_size + 1)
+            inflater = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+            plain = inflater.decompress(data, max_length=inflated_size + 1)
         else:
             raise CorruptDataError(
                 f"column stores {len(data)} bytes and announces {inflated_size}, uncompressed"

@@ -16,6 +16,7 @@ from zmqmq.batch.layout import (
     unpack_header,
 )
 from zmqmq.errors import CorruptDataError
+from zmqmq.model.limits import INTEGER_MAX
 from zmqmq.model.message import Headers, Record
 
 _BYTES_OR_NONE: frozenset[type] = frozenset({bytes, type(None)})
@@ -112,7 +113,12 @@ class RecordBatch:
         if deltas is None:
             return [first] * self.header.record_count
         _check_types("timestamp deltas", deltas, frozenset({int}))
-        return [first + delta for delta in deltas]
+        times = [first + delta for delta in deltas]
+        if min(times) < 0 or max(times) > INTEGER_MAX:
+            raise CorruptDataError(
+                f"batch timestamps {min(times)} to {max(times)} are outside 0 to {INTEGER_MAX}"
+            )
+        return times
 
     @property
     def headers(self) -> list[Headers]:
@@ -138,6 +144,7 @@ class RecordBatch:
         offsets = (
             self.offsets
             if columns.has(Column.OFFSET_DELTAS)
+            or header.last_offset_delta + 1 != header.record_count
             else range(header.base_offset, header.next_offset)
         )
         return list(

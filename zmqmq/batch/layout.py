@@ -64,6 +64,7 @@ SIZE_AT: Final = struct.Struct(">QI")
 COMPRESSION_MASK: Final = 0x07
 CONTROL: Final = 0x10
 TRANSACTIONAL: Final = 0x20
+_CODECS: Final = tuple(Codec)
 KNOWN_ATTRIBUTES: Final = COMPRESSION_MASK | CONTROL | TRANSACTIONAL
 
 assert _HEADER.size == HEADER_SIZE
@@ -105,7 +106,7 @@ class BatchHeader(NamedTuple):
     @property
     def codec(self) -> Codec:
         """How the columns are compressed."""
-        return Codec(self.attributes & COMPRESSION_MASK)
+        return _CODECS[self.attributes & COMPRESSION_MASK]
 
     @property
     def is_control(self) -> bool:

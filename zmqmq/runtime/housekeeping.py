@@ -74,11 +74,15 @@ class Housekeeping:
             log = partition.log
             usable = not (log.failed or log.damage)
             self.checkpoints[log.key.folder] = Checkpoint(
-                log.flushed_end, log.start_offset, clean and usable
+                log.recovery_point, log.start_offset, clean and usable
             )
         async with self._writing:
             rows = dict(self.checkpoints)
             await asyncio.to_thread(write_checkpoints, self._disk, rows)
+        for partition in self._broker.catalog.partitions.values():
+            row = rows.get(partition.log.key.folder)
+            if row is not None:
+                partition.log.note_checkpoint(row.recovery_point)
 
     def forget(self, folder: str) -> None:
         """A log was deleted."""
@@ -96,7 +100,7 @@ class Housekeeping:
     async def _checkpoint(self) -> None:
         if any(
             self.checkpoints.get(p.log.key.folder)
-            != Checkpoint(p.log.flushed_end, p.log.start_offset, clean=False)
+            != Checkpoint(p.log.recovery_point, p.log.start_offset, clean=False)
             for p in self._broker.catalog.partitions.values()
         ):
             await self.write()
@@ -120,11 +124,12 @@ class Housekeeping:
             await self._compact(partition, now_ms)
 
     async def _unlink(self) -> None:
-        doomed = [p.log for p in self._broker.catalog.partitions.values() if p.log.doomed]
+        logs = [p.log for p in self._broker.catalog.partitions.values() if p.log.doomed]
+        doomed = [(log, len(log.doomed)) for log in logs]
         if doomed:
             await self.write()
-            for log in doomed:
-                log.unlink_doomed()
+            for log, count in doomed:
+                log.unlink_doomed(count)
 
     async def _compact(self, partition: Partition, now_ms: int) -> None:
         log = partition.log

@@ -11,6 +11,7 @@ it again on that file (rule 3 of the port).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -172,6 +173,11 @@ class OSFile:
                 os.fdatasync(self._descriptor)
         except OSError as error:
             raise storage_error("sync", self.path, error) from error
+
+    def __del__(self) -> None:
+        """Nobody reads it any more (segments are let go, not closed)."""
+        with contextlib.suppress(StorageError):
+            self.close()
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""

@@ -89,6 +89,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._now = self._read_clocks()
+        self._is_between_bursts = True
 
     async def start(self) -> None:
         """Open what is there; returns when everything can be served. Raises StoreError."""
@@ -151,9 +152,14 @@ class Server:
     # Events
 
     def _received(self, route: bytes, frames: list[Buffer]) -> None:
-        self._feed(Received(route, frames))
+        # The clocks are read once a burst: to the broker all of it arrived at once.
+        if self._is_between_bursts:
+            self._is_between_bursts = False
+            self._now = self._read_clocks()
+        self._handle(Received(route, frames))
 
     def _burst_ended(self) -> None:
+        self._is_between_bursts = True
         self._feed(BurstEnded())
 
     def _route_lost(self, route: bytes) -> None:
@@ -161,6 +167,9 @@ class Server:
 
     def _feed(self, event: Event) -> None:
         self._now = self._read_clocks()
+        self._handle(event)
+
+    def _handle(self, event: Event) -> None:
         try:
             self._carry_out(self._broker.handle(self._now, event))
         except BaseException as error:

@@ -189,7 +189,6 @@ class SqliteStore:
 
         Raises UnavailableError when the disk does not let go of the file.
         """
-        self._retire_all("the metadata store was closed")
         for task in self._expiries:
             task.cancel()
         if self._opened is not None:
@@ -210,7 +209,7 @@ class SqliteStore:
         changed.set()
         assert self._opened is not None
         if self._opened.closed_reason is not None:
-            self._retire_all(self._opened.closed_reason)
+            self._retire_all(f"the metadata store is closed: {self._opened.closed_reason}")
 
     def _retire_all(self, reason: str) -> None:
         """The leases stay in the file, for the next one who opens it."""

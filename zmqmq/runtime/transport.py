@@ -22,6 +22,7 @@ KEEP_FRAME_BYTES: Final = 32 * 1024
 """Body frames from this size on are not copied; smaller ones would pin their receive buffer."""
 SEND_QUEUE: Final = 4_096
 """Replies that may wait for one client. Their bytes are bounded by its credit."""
+_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 RECEIVE_QUEUE: Final = 64
 """Requests of one client that ZeroMQ takes in while the broker is busy."""
 
@@ -75,8 +76,15 @@ class Listener:
 
     def send(self, route: bytes, frames: Sequence[Buffer]) -> None:
         """Send a reply without ever waiting; `lost` is called if the client is gone."""
+        send = self._socket.send
         try:
-            self._socket.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
+            # One frame at a time, since send_multipart looks at every frame twice. Only the route
+            # can be refused: once that is taken, the rest of the message is.
+            send(route, _MORE)
+            last = len(frames) - 1
+            for number, frame in enumerate(frames):
+                copy = len(frame) < KEEP_FRAME_BYTES
+                send(frame, _MORE if number < last else zmq.NOBLOCK, copy=copy)
         except zmq.Again:
             # It has not read thousands of replies. It will ask again, or be evicted.
             self.dropped += 1
@@ -120,7 +128,7 @@ class Listener:
                 except zmq.Again:
                     break
                 count += 1
-                received(bytes(route), self._rest())
+                received(route, self._rest())
             if count:
                 self._burst_ended()
         finally:
@@ -130,11 +138,12 @@ class Listener:
 
     def _rest(self) -> list[Buffer]:
         """The frames behind the route; of too many only so many that it shows."""
-        socket = self._socket
+        recv = self._socket.recv
         frames: list[Buffer] = []
-        while socket.getsockopt(zmq.RCVMORE):
-            frame = socket.recv(zmq.NOBLOCK, copy=False)
+        while True:
+            frame = recv(zmq.NOBLOCK, copy=False)
             if len(frames) <= FRAMES_MAX:
-                size = len(frame)
-                frames.append(frame.buffer if size >= KEEP_FRAME_BYTES else frame.bytes)
-        return frames
+                is_large = len(frame) >= KEEP_FRAME_BYTES
+                frames.append(frame.buffer if is_large else frame.bytes)
+            if not frame.more:
+                return frames

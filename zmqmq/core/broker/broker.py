@@ -67,11 +67,12 @@ from zmqmq.model.limits import (
 )
 from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.model.topics import TopicConfig
-from zmqmq.wire.apis import ERROR, REQUESTS, Api
+from zmqmq.wire.apis import COMMON, ERROR, REQUESTS, Api
 from zmqmq.wire.frame import VERSION, Fields, decode_header, encode_header
 from zmqmq.wire.schema import reader
 
 _read_hello = reader(REQUESTS[Api.HELLO])
+_read_common = reader(COMMON)
 _APIS: Final = {int(api): api for api in REQUESTS}
 _WITHOUT_BODY: Final = frozenset(_APIS.values()) - {Api.PRODUCE}
 
@@ -119,7 +120,13 @@ class Broker:
             draw_id,
         )
         self.describing = Describing(
-            self.catalog, self.outbox, self.sessions, self.producing, self.offsets, identity
+            self.catalog,
+            self.outbox,
+            self.sessions,
+            self.producing,
+            self.fetching,
+            self.offsets,
+            identity,
         )
         self.is_draining = False
         self.requests = 0
@@ -208,9 +215,11 @@ class Broker:
         except WireError as error:
             if api_number == Api.PRODUCE and self._wants_no_answer(frames):
                 return
-            self.outbox.errors_sent += 1
+            self.outbox.count(error)
             header = encode_header(api_number, correlation, {ERROR: error_to_wire(error)})
-            self.outbox.emit(Send(route, [header]))
+            is_req = len(frames) > 0 and not len(frames[0])
+            # A REQ socket shows its owner only what has an empty frame in front.
+            self.outbox.emit(Send(route, [b"", header] if is_req else [header]))
 
     def _check_frames(self, frames: list[Buffer]) -> None:
         if frames and not len(frames[0]):
@@ -233,11 +242,12 @@ class Broker:
 
     def _common(self, now: Now, session: Session, fields: Fields) -> None:
         """What any request may carry (wire.apis.COMMON)."""
-        read_bytes = fields.get("rx")
-        if type(read_bytes) is int and self.sessions.note_read(session, read_bytes):
+        if fields.keys().isdisjoint(COMMON):
+            return
+        read_bytes, expires_ms, _ = _read_common(fields)
+        if read_bytes is not None and self.sessions.note_read(session, read_bytes):
             self.fetching.credit_came(session)
-        expires_ms = fields.get("expires_ms")
-        if type(expires_ms) is int and expires_ms < now.ms:
+        if expires_ms is not None and expires_ms < now.ms:
             raise refusal(
                 Code.DEADLINE_PASSED,
                 f"the request was to be carried out before {expires_ms}; it is {now.ms} here",
@@ -296,6 +306,7 @@ class Broker:
         new = Session(route, session_id, client, ANONYMOUS, now.ms, now.ns)
         for old in self.sessions.open(new):
             self.fetching.forget(old)
+            self.fetching.credit_came(old)
         options = self.options
         self.outbox.reply(
             new,
@@ -372,6 +383,7 @@ class Broker:
     def _close(self, session: Session) -> None:
         self.sessions.close(session)
         self.fetching.forget(session)
+        self.fetching.credit_came(session)
 
     def _tick(self, now: Now) -> None:
         for waiter in self.timers.due(now.ns):

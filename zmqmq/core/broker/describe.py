@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.fetch import Fetching
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.outbox import Outbox
@@ -31,6 +32,7 @@ class Describing:
         outbox: Outbox,
         sessions: Sessions,
         producing: Producing,
+        fetching: Fetching,
         offsets: Offsets,
         identity: Identity,
     ) -> None:
@@ -38,6 +40,7 @@ class Describing:
         self._outbox = outbox
         self._sessions = sessions
         self._producing = producing
+        self._fetching = fetching
         self._offsets = offsets
         self._identity = identity
 
@@ -181,6 +184,8 @@ class Describing:
             "batches_in": self._producing.batches,
             "bytes_in": self._producing.bytes,
             "flushes": self._producing.flushes,
-            "errors_sent": self._outbox.errors_sent,
+            "bytes_out": self._fetching.bytes,
+            "cold_reads": self._fetching.cold_reads,
+            "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,
         }

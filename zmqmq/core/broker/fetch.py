@@ -140,7 +140,7 @@ class Fetching:
                 self._start(request)
 
     def credit_came(self, session: Session) -> None:
-        """A client has read something: its own fetches go on, then those of others."""
+        """A client has read something, or gone: its own fetches go on, then those of others."""
         starved = self._starved
         if not starved:
             return
@@ -236,7 +236,9 @@ class Fetching:
         request.parked = False
         for partition, _, _ in request.asked:
             assert isinstance(partition, Partition)
-            waiting = self._waiting[partition]
+            waiting = self._waiting.get(partition)
+            if waiting is None:
+                continue  # it stands in the request twice
             waiting.pop(request, None)
             if not waiting:
                 del self._waiting[partition]
@@ -284,10 +286,13 @@ class Fetching:
     ) -> None:
         try:
             where = place(partition.log, offset, max_bytes)
+            data = where.file.read_cached(where.position, where.size)
         except WireError as error:
             self._answer_error(request, error)
             return
-        data = where.file.read_cached(where.position, where.size)
+        except StorageError as error:
+            self._answer_error(request, self._storage_error(partition, error))
+            return
         if data is None:
             self._ask_disk(request, partition, where, offset, max_bytes)
         else:

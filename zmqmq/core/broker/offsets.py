@@ -26,12 +26,19 @@ from zmqmq.core.groups.offsets_table import (
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.reading import find_time, read
-from zmqmq.errors import Code, CorruptDataError, WireError, error_to_wire, refusal
-from zmqmq.model.limits import METADATA_NOTE_MAX, MIB
+from zmqmq.errors import (
+    Code,
+    CorruptDataError,
+    StorageError,
+    WireError,
+    error_to_wire,
+    refusal,
+)
+from zmqmq.model.limits import INTEGER_MAX, METADATA_NOTE_MAX, MIB
 from zmqmq.model.names import OFFSETS_TOPIC, check_group_name
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
-from zmqmq.wire.schema import malformed, reader, row
+from zmqmq.wire.schema import malformed, reader, row, whole
 
 _read_commit = reader(REQUESTS[Api.OFFSET_COMMIT])
 _read_fetch = reader(REQUESTS[Api.OFFSET_FETCH])
@@ -171,6 +178,8 @@ class Offsets:
                 offsets.append(self._find(partition, rest[0] if rest else None))
             except WireError as error:
                 offsets.append(error_to_wire(error))
+            except StorageError as error:
+                offsets.append(error_to_wire(refusal(Code.STORAGE_OFFLINE, str(error))))
         self._outbox.reply(session, Api.LIST_OFFSETS, correlation, {"offsets": offsets})
 
     def commit(self, partition: Partition) -> None:
@@ -222,7 +231,8 @@ class Offsets:
             return log.start_offset, None
         if at == "end":
             return end, None
-        if type(at) is not int or at < 0:
+        at = whole(at)
+        if type(at) is not int or not 0 <= at <= INTEGER_MAX:
             raise malformed(f'`at` is {at!r}; it must be "start", "end" or a time in ms')
         found = find_time(log, at, end)
         return found if found is not None else (end, None)

@@ -18,7 +18,8 @@ class Outbox:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._effects: list[Effect] = []
-        self.errors_sent = 0
+        self.errors: dict[str, int] = {}
+        """How often each error was answered, by its name."""
 
     def emit(self, effect: Effect) -> None:
         """Ask the world for something."""
@@ -37,13 +38,19 @@ class Outbox:
         fields: Fields,
         bodies: Sequence[Buffer] = (),
     ) -> None:
-        """Answer a request, unless its session has gone."""
+        """Answer a request. Data for a session that has gone meanwhile is not sent."""
         if bodies:
+            if not self._sessions.is_open(session):
+                return  # nobody would ever say that these bytes were read
             self._sessions.note_sent(session, sum(map(len, bodies)))
         header = encode_header(api, correlation, fields)
         self._effects.append(Send(session.route, [header, *bodies]))
 
     def refuse(self, session: Session, api: Api, correlation: int, error: WireError) -> None:
         """Answer a request with an error in the place of everything else."""
-        self.errors_sent += 1
+        self.count(error)
         self.reply(session, api, correlation, {ERROR: error_to_wire(error)})
+
+    def count(self, error: WireError) -> None:
+        """An error was answered."""
+        self.errors[error.code.name] = self.errors.get(error.code.name, 0) + 1

@@ -21,6 +21,7 @@ from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Flush
 from zmqmq.errors import Code, StorageError, WireError, error_to_wire, refusal
+from zmqmq.model.names import INTERNAL_PREFIX
 from zmqmq.wire.apis import ACKS_ALL, ACKS_NONE, REQUESTS, Api
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import malformed, reader, row
@@ -112,6 +113,9 @@ class Producing:
                 partition = self._catalog.partition(topic_id, number)
                 if not authorize(session.principal, Action.WRITE, "topic", partition.topic):
                     raise refusal(Code.DENIED, f"may not write to {partition.topic!r}")
+                if partition.topic.startswith(INTERNAL_PREFIX):
+                    # A start replays what stands there, and could not with a stranger's records.
+                    raise refusal(Code.DENIED, f"topic {partition.topic!r} is the broker's own")
                 base_offset, next_offset, append_ms = partition.append(now.ms, body)
             except WireError as error:
                 results.append(error_to_wire(error))
@@ -162,7 +166,12 @@ class Producing:
 
     def flush(self) -> None:
         """Begin a flush of all that is dirty, unless one is under way: that is group commit."""
-        if self._flushing or not self._dirty:
+        if self._flushing:
+            return
+        if not self._dirty:
+            if not self._touched:
+                # Batches that came again, or whose log has failed, wait for no flush.
+                self._unflushed = 0
             return
         flushes = [(p, p.log.begin_flush()) for p in self._dirty if not p.log.failed]
         self._dirty.clear()

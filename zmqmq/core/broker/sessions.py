@@ -105,6 +105,7 @@ class Sessions:
             )
         self._by_route[new.route] = new
         self._by_id[new.id] = new
+        self._fenced.pop(new.route, None)
         return replaced
 
     def close(self, session: Session) -> None:
@@ -127,6 +128,10 @@ class Sessions:
                 break
             gone.append(session)
         return gone
+
+    def is_open(self, session: Session) -> bool:
+        """Whether it has been neither closed nor replaced."""
+        return self._by_id.get(session.id) is session
 
     def note_sent(self, session: Session, size: int) -> None:
         """Body frames of `size` bytes are on their way."""

@@ -31,6 +31,7 @@ from zmqmq.core.meta.values import (
 )
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.errors import Code, WireError, error_to_wire, refusal
+from zmqmq.model.limits import BATCH_BYTES_MAX
 from zmqmq.model.names import INTERNAL_PREFIX, OFFSETS_TOPIC, check_topic_name
 from zmqmq.model.topics import TopicConfig
 from zmqmq.wire.apis import REQUESTS, Api
@@ -51,7 +52,12 @@ OFFSETS_CONFIG: Final[Mapping[str, int | str]] = {
     "cleanup": "compact",
     "segment_bytes": 4 * 1024 * 1024,
     "retention_ms": 0,
+    "retention_bytes": 0,
+    "capacity_bytes": 0,
+    "capacity_records": 0,
+    "batch_bytes_max": BATCH_BYTES_MAX,
 }
+"""Whatever the defaults for topics are: no limit of theirs may refuse or drop a position."""
 
 
 class AdminRequest:
@@ -173,10 +179,10 @@ class Topics:
         (names,) = _read_metadata(fields)
         if names is None:
             names = sorted(n for n, t in self._catalog.by_name.items() if t.state == "ready")
+        if any(type(name) is not str for name in names):
+            raise malformed("field 'topics' holds something that is not str")
         topics: list[Fields] = []
-        for name in names:
-            if type(name) is not str:
-                raise malformed("field 'topics' holds something that is not str")
+        for name in dict.fromkeys(names):
             try:
                 topic = self._catalog.topic(name)
                 if not authorize(session.principal, Action.DESCRIBE, "topic", name):

@@ -194,7 +194,7 @@ def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number")
 
 
-def _finite(text: str) -> float:
+def _finite(text: str) -> float:  # tidy: only unknown fields have such, and are kept
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is too large for a number")

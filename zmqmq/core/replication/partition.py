@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zmqmq.batch.columns import ColumnReader
+from zmqmq.batch.columns import Column, ColumnReader
 from zmqmq.batch.layout import (
     BODY_AT,
     BODY_CRC_AT,
@@ -75,7 +75,10 @@ class Partition:
         self._make_room(len(batch), header.record_count)
         append_ms = max(now_ms, log.last_append_ms)
         view = memoryview(batch)
-        base_offset, size, committed = log.end_offset, len(view), self.high_watermark
+        base_offset, size = log.end_offset, len(view)
+        # With flush=replicated the high watermark is ahead of the disk. What a power cut takes
+        # from there must not look like damage to recovery.
+        committed = min(self.high_watermark, log.flushed_end)
         head = stamp(
             base_offset,
             size,
@@ -127,10 +130,11 @@ class Partition:
             )
         if not body_is_valid(batch, 0, len(batch), header.body_crc, self.log.seed):
             raise CorruptDataError("body checksum is wrong for this topic id and partition")
-        columns = memoryview(batch)[HEADER_SIZE:]
-        ColumnReader(
-            columns, header.codec, header.record_count, header.inflated_size
-        ).check_counts()
+        view = memoryview(batch)[HEADER_SIZE:]
+        columns = ColumnReader(view, header.codec, header.record_count, header.inflated_size)
+        columns.check_counts()
+        if columns.has(Column.OFFSET_DELTAS):
+            raise CorruptDataError("offset deltas (column 1) are for compaction alone")
 
     def _make_room(self, size: int, records: int) -> None:
         """Keep within the topic's capacity (DESIGN 5): refuse, or drop the oldest segments."""

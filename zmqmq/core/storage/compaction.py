@@ -52,7 +52,9 @@ def plan_compaction(log: Log, now_ms: int, high_watermark: int, compacted_end: i
     """Whether a pass is worth its reading, and over which segments."""
     if log.config.cleanup != "compact":
         return None
-    end = min(high_watermark, log.flushed_end)
+    # Not beyond the checkpoint either: a start replays what lies behind it, and would miss the
+    # producers whose batches are gone.
+    end = min(high_watermark, log.checkpointed)
     limit_ms = now_ms - log.config.compact_lag_ms
     segments = []
     for segment in log.segments[:-1]:
@@ -99,20 +101,28 @@ class Compaction:
                     out.segment.file.sync()
                     results.append((out.segment, run))
                 run, out = [], None
+        self._remove_sidecars(results)
         return results
 
-    def install(self, log: Log, results: list[tuple[Segment, list[Segment]]]) -> None:
-        """Put the new segments in the place of the old ones, one rename each.
+    def _remove_sidecars(self, results: list[tuple[Segment, list[Segment]]]) -> None:
+        """Durably, before any rename: joined segments may be as large as the first one was alone,
+        and its sidecar would fit them."""
+        for _, old in results:
+            for segment in old:
+                self._disk.remove(segment.index_path)
+        if results:
+            self._disk.sync_directory(self._key.folder)
 
-        A new one is smaller than what it replaces, so no old sidecar fits it.
-        """
+    def install(self, log: Log, results: list[tuple[Segment, list[Segment]]]) -> None:
+        """Put the new segments in the place of the old ones, one rename each."""
         for new, old in results:
             if any(segment not in log.segments for segment in old):
                 self._disk.remove(new.path + SCRATCH_SUFFIX)  # retention was faster
                 continue
             self._disk.rename(new.path + SCRATCH_SUFFIX, new.path)
-            new.save_index()
+            # At once: an old segment that is opened again would find the new file.
             log.replace_segments(new, old)
+            new.save_index()
 
     def _learn(self) -> None:
         for segment in self._plan.segments:

@@ -21,7 +21,7 @@ from typing import Final
 import msgpack
 from crc32c import crc32c
 
-from zmqmq.core.storage.disk import Disk, read_all, replace
+from zmqmq.core.storage.disk import Disk, is_whole, read_all, replace
 from zmqmq.core.storage.log import LOGS_FOLDER
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DirectoryError
@@ -77,7 +77,7 @@ def write_format(disk: Disk, values: Format) -> None:
 def read_checkpoints(disk: Disk) -> dict[str, Checkpoint]:
     """The checkpoint of each log, by folder; empty where there is none that can be trusted."""
     content = read_all(disk, CHECKPOINTS_FILE)
-    if content is None or crc32c(content[4:]) != int.from_bytes(content[:4], "big"):
+    if content is None or not is_whole(content):
         return {}
     version, logs = msgpack.unpackb(content[4:])
     if version != _CHECKPOINTS_VERSION:

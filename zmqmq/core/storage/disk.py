@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from crc32c import crc32c
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -108,6 +110,14 @@ def read_all(disk: Disk, path: str) -> bytes | None:
         return file.read(0, file.size)
     finally:
         file.close()
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether a small file that begins with the CRC-32C of the rest is what was written.
+
+    An empty one, as a power cut leaves it, would have the right checksum: that of nothing is 0.
+    """
+    return len(content) > 4 and crc32c(content[4:]) == int.from_bytes(content[:4], "big")
 
 
 def replace(disk: Disk, path: str, content: Buffer) -> None:

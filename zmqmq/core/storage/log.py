@@ -27,11 +27,16 @@ import msgpack
 from crc32c import crc32c
 
 from zmqmq.batch.layout import BatchHeader, log_seed
-from zmqmq.core.storage.disk import Buffer, Disk, File, read_all
+from zmqmq.core.storage.disk import Buffer, Disk, File, is_whole, read_all
 from zmqmq.core.storage.epochs import EpochIndex
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.producers import ProducerTable, Written
-from zmqmq.core.storage.segment import FIRST_ALLOCATION, STATE_SUFFIX, Segment, file_name
+from zmqmq.core.storage.segment import (
+    FIRST_ALLOCATION,
+    STATE_SUFFIX,
+    Segment,
+    file_name,
+)
 from zmqmq.errors import Code, DiskFullError, StorageError, refusal
 from zmqmq.model.topics import TopicConfig
 
@@ -96,6 +101,8 @@ class Log:
         self.start_offset = 0
         self.end_offset = 0
         self.flushed_end = 0
+        self.checkpointed = 0
+        """The recovery point that stands in the checkpoint file."""
         self.last_append_ms = 0
         self.damage: Damage | None = None
         self.failed: str | None = None
@@ -108,7 +115,7 @@ class Log:
         self._pending: list[Buffer] = []
         self._pending_at = 0
         self._unsynced: dict[Segment, None] = {}
-        self._unsynced_state: File | None = None
+        self._unsynced_states: list[File] = []
         self._unsynced_folders: dict[str, None] = {}
         self.hints: OrderedDict[int, tuple[Segment, int]] = OrderedDict()
         """Where readers that follow the log will go on: offset to place."""
@@ -149,7 +156,20 @@ class Log:
         self.check_usable()
         assert header.base_offset == self.end_offset
         assert header.append_time_ms >= self.last_append_ms
-        size = header.size
+        try:
+            active = self._room_for(header.size)
+        except DiskFullError:
+            raise
+        except StorageError as error:
+            self.fail(error)
+            raise
+        if not self._pending:
+            self._pending_at = active.size
+        self._pending.extend(buffers)
+        self._take(active, active.size, header)
+
+    def _room_for(self, size: int) -> Segment:
+        """The segment that the next batch goes to, with room for it."""
         active = self.segments[-1]
         if active.size and (
             active.size + size > self.segment_bytes or active.record_count >= self.segment_records
@@ -157,13 +177,16 @@ class Log:
             active = self.roll()
         if active.size + size > active.allocated:
             self._allocate(active, active.size + size)
-        if not self._pending:
-            self._pending_at = active.size
-        self._pending.extend(buffers)
-        self._take(active, active.size, header)
+        return active
 
     def write_out(self) -> None:
-        """Hand what is buffered to the disk in one write. Raises StorageError: `failed` then."""
+        """Hand what is buffered to the disk in one write. Raises StorageError: `failed` then.
+
+        Raises it of a log that has failed already, too: what was buffered then is lost, and
+        whoever waits for it must not take silence for success.
+        """
+        if self.failed:
+            raise StorageError(self.failed)
         if not self._pending:
             return
         active = self.segments[-1]
@@ -259,11 +282,10 @@ class Log:
         """What to sync now. Nothing may be buffered."""
         assert not self._pending
         files = [segment.file for segment in self._unsynced]
-        if self._unsynced_state:
-            files.append(self._unsynced_state)
+        files += self._unsynced_states
         flush = Flush(self.end_offset, tuple(files), tuple(self._unsynced_folders))
         self._unsynced.clear()
-        self._unsynced_state = None
+        self._unsynced_states.clear()
         self._unsynced_folders.clear()
         return flush
 
@@ -281,6 +303,16 @@ class Log:
         """All of it is durable."""
         assert flush.end <= self.end_offset
         self.flushed_end = max(self.flushed_end, flush.end)
+
+    @property
+    def recovery_point(self) -> int:
+        """What the next checkpoint says. It never falls: of a damaged log that opens with less than
+        it had, the next start would take the damage for a torn tail, and cut it."""
+        return max(self.flushed_end, self.checkpointed)
+
+    def note_checkpoint(self, recovery_point: int) -> None:
+        """A checkpoint with this recovery point is durable."""
+        self.checkpointed = max(self.checkpointed, recovery_point)
 
     def fail(self, error: Exception) -> None:
         """The disk failed us; nothing behind `flushed_end` can be trusted from now on."""
@@ -327,18 +359,20 @@ class Log:
         self.start_offset = offset
         self.hints.clear()
 
-    def unlink_doomed(self) -> None:
-        """Remove the files of segments that are no longer needed, oldest first.
+    def unlink_doomed(self, count: int) -> None:
+        """Remove the files of the first `count` segments that are no longer needed.
 
-        The names of those that took their place must be durable before theirs go.
+        `count` is how many there were before the checkpoint was begun: one that was doomed while
+        it was written still stands in it. The names of those that took their place must be
+        durable before theirs go.
         """
-        doomed, self.doomed = self.doomed, []
-        if doomed:
-            self._disk.sync_directory(self.key.folder)
+        if not count:
+            return
+        self._disk.sync_directory(self.key.folder)
+        doomed, self.doomed = self.doomed[:count], self.doomed[count:]
         for segment in doomed:
             segment.remove()
-        if doomed:
-            self._remove_old_states()
+        self._remove_old_states()
 
     def replace_segments(self, new: Segment, old: list[Segment]) -> None:
         """A compacted segment that is on the disk under the first one's name takes their place."""
@@ -379,7 +413,7 @@ class Log:
         file.write(0, [crc32c(body).to_bytes(4, "big"), body])
         # Flushed with the data, since a start trusts states at or below the recovery point: an
         # older content under this name must not come back.
-        self._unsynced_state = file
+        self._unsynced_states.append(file)
         self.mark_folder_unsynced()
         self._remove_old_states()
 
@@ -390,7 +424,7 @@ class Log:
             content = read_all(self._disk, path)
         except StorageError:
             return False
-        if content is None or crc32c(content[4:]) != int.from_bytes(content[:4], "big"):
+        if content is None or not is_whole(content):
             return False
         version, end, producers, epochs = msgpack.unpackb(content[4:])
         if version != STATE_VERSION or end != offset:
@@ -400,10 +434,18 @@ class Log:
         return True
 
     def _remove_old_states(self) -> None:
+        """Keep the newest ones, and the newest that a start after a crash now would trust.
+
+        Without the latter it would have to replay the whole log, and could not even do that:
+        what retention and compaction took away stands in states alone.
+        """
         folder = self.key.folder
         names = [name for name in self._disk.list(folder) if name.endswith(STATE_SUFFIX)]
-        for name in names[:-STATES_KEPT]:
-            self._disk.remove(f"{folder}/{name}")
+        trusted = [n for n in names if n <= file_name(self.checkpointed, STATE_SUFFIX)]
+        kept = {*names[-STATES_KEPT:], *trusted[-STATES_KEPT:]}
+        for name in names:
+            if name not in kept:
+                self._disk.remove(f"{folder}/{name}")
 
     def _close_idle_segments(self) -> None:
         for segment in self.segments[: -OPEN_SEGMENTS_MAX - 1]:

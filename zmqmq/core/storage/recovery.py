@@ -77,6 +77,7 @@ def open_log(
     """
     log = Log(disk, key, config, options)
     checkpoint = checkpoint or Checkpoint()
+    log.checkpointed = checkpoint.recovery_point
     disk.make_directory(key.folder)
     bases = _tidy(disk, key.folder)
     segments = [Segment(disk, key.folder, base, options.index_interval_bytes) for base in bases]

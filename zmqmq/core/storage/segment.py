@@ -22,7 +22,7 @@ from typing import Final
 import msgpack
 from crc32c import crc32c
 
-from zmqmq.core.storage.disk import Disk, File, read_all
+from zmqmq.core.storage.disk import Disk, File, is_whole, read_all
 from zmqmq.errors import StorageError
 
 LOG_SUFFIX: Final = ".log"
@@ -183,7 +183,7 @@ class Segment:
             content = read_all(self._disk, self.index_path)
         except StorageError:
             return False
-        if content is None or crc32c(content[4:]) != int.from_bytes(content[:4], "big"):
+        if content is None or not is_whole(content):
             return False
         # The checksum holds, so this is what save_index wrote; only its age is in doubt.
         version, base, end, size, count, first, last, offsets, positions, times = msgpack.unpackb(
