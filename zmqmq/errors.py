@@ -7,6 +7,7 @@ ZmqmqError
 │   └── BufferFullError       the producer's buffer is full and it was told to refuse
 ├── ProtocolError             the peer sent something that is not the protocol
 ├── CorruptDataError          bytes do not have the checksum or the shape they claim
+├── StoreError                the metadata store (core/meta/store.py)
 ├── StorageError              the disk, or what is on it
 │   ├── DiskFullError
 │   └── DirectoryError        this data directory is not ours to open

@@ -106,7 +106,7 @@ class DiskConformance:
         file.write(0, [bytes(range(256)) * 64])
 
         for position, size in [(0, 1), (100, 200), (0, 16_384), (16_000, 4096), (16_384, 10)]:
-            assert file.read_cached(position, size) in {file.read(position, size), None}
+            assert file.read_cached(position, size) in (file.read(position, size), None)
 
     def test_content_outlives_the_handle(self, disk: Disk) -> None:
         file = disk.open("a", create=True)

@@ -192,22 +192,24 @@ async def what_no_store_takes_is_refused_and_changes_nothing(bench: Bench) -> No
     before = await put(store, Put(key, b"1"))
     many = [bench.prefix + b"%d" % i for i in range(OPERATIONS_MAX + 1)]
 
-    for ops in (
+    malformed: list[list[Op]] = [
         [Put(key, b"2"), Delete(key)],
         [Put(k, b"") for k in many],
         [Put(b"", b"")],
-    ):
+    ]
+    for ops in malformed:
         with pytest.raises(ValueError, match=r"key|operations"):
             await store.commit(ops)
     with pytest.raises(ValueError, match="conditions"):
         await store.commit([], [If(k, "mod", "==", 0) for k in many])
     with pytest.raises(ValueError, match="compares"):
         await store.commit([], [If(key, "mod", "==", b"1")])
-    for ops in (
+    large: list[list[Op]] = [
         [Put(b"k" * (KEY_BYTES_MAX + 1), b"")],
         [Put(key, bytes(VALUE_BYTES_MAX + 1))],
         [Put(k, bytes(VALUE_BYTES_MAX)) for k in many[:17]],
-    ):
+    ]
+    for ops in large:
         with pytest.raises(TooLargeError):
             await store.commit(ops)
 
@@ -346,7 +348,7 @@ async def cancelling_a_watch_harms_no_other(bench: Bench) -> None:
 @rule
 async def compaction_ends_watches_from_before_it_and_no_others(bench: Bench) -> None:
     store, p = await bench.store(), bench.prefix
-    await put(store, Put(p + b"0", b""))
+    last = await put(store, Put(p + b"0", b""))
     for i in range(5):
         last = await put(store, Put(p + b"%d" % i, b"x"))
     at = last - 1
@@ -382,8 +384,7 @@ async def a_revoked_session_takes_its_keys_at_one_revision(bench: Bench) -> None
     session = await store.session(30)
     first = await put(store, Put(p + b"b", b"1", session.id), Put(p + b"free", b""))
     await put(store, Put(p + b"c", b"", session.id), Put(p + b"a", b"", session.id))
-    assert session.alive
-    assert session.reason is None
+    assert (session.alive, session.reason) == (True, None)
     await session.close()
 
     found = await batches(store, p, first, 3)

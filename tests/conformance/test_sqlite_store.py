@@ -26,6 +26,7 @@ from zmqmq.core.meta.store import (  # noqa: E402
 )
 from zmqmq.errors import CorruptDataError, DirectoryError  # noqa: E402
 from zmqmq.runtime.sqlite_store import SqliteStore  # noqa: E402
+from zmqmq.runtime.sqlite_tables import SqliteTables  # noqa: E402
 
 
 class SqliteBench:
@@ -110,13 +111,17 @@ def test_a_store_that_was_not_opened_can_be_closed_and_not_used(tmp_path: Path) 
     run(tmp_path, test)
 
 
-def _newer(path: Path) -> None:
+def _make(path: Path) -> None:
     async def make() -> None:
         store = SqliteStore(path)
         await store.open()
         await store.close()
 
     asyncio.run(make())
+
+
+def _newer(path: Path) -> None:
+    _make(path)
     _sqlite(path, "PRAGMA user_version = 2")
 
 
@@ -127,15 +132,21 @@ def _sqlite(path: Path, statement: str) -> None:
     db.close()
 
 
+def _damaged(path: Path) -> None:
+    _make(path)
+    _sqlite(path, "UPDATE meta SET value = 'x' WHERE name = 'revision'")
+
+
 @pytest.mark.parametrize(
     ("prepare", "error", "words"),
     [
+        (_damaged, CorruptDataError, "revision is 'x'"),
         (_newer, DirectoryError, "has format 2; this zmqmq reads 1"),
         (lambda path: _sqlite(path, "CREATE TABLE t (x)"), DirectoryError, "not a metadata store"),
         (lambda path: path.write_bytes(b"nonsense" * 1000), CorruptDataError, "not a database"),
         (lambda path: path.mkdir(), UnavailableError, "Is a directory"),
     ],
-    ids=["newer", "foreign", "nonsense", "directory"],
+    ids=["damaged", "newer", "foreign", "nonsense", "directory"],
 )
 def test_what_is_not_a_store_is_refused(
     prepare: Callable[[Path], Any], error: type[Exception], words: str, tmp_path: Path
@@ -161,10 +172,13 @@ def test_a_full_disk_refuses_a_commit_and_everything_in_it(tmp_path: Path) -> No
             is_write=False,
             timeout_s=5,
         )
-        with pytest.raises(UnavailableError, match="full"):
-            await store.commit(
-                [Put(b"a", b"2"), Put(b"b", bytes(60_000)), Put(b"c", bytes(60_000))]
-            )
+        busy = await keep_busy(store)
+        large = [Put(b"a", b"2"), Put(b"b", bytes(60_000)), Put(b"c", bytes(60_000))]
+        group = [store.commit([Put(b"small", b"")]), store.commit(large)]
+        for done in await asyncio.gather(*group, return_exceptions=True):
+            assert isinstance(done, UnavailableError)
+            assert "full" in str(done)
+        await busy
 
         assert [kv.value for kv in (await store.list(b"")).items] == [b"1"]
         assert await put(store, Delete(b"a")) == before + 1
@@ -172,13 +186,18 @@ def test_a_full_disk_refuses_a_commit_and_everything_in_it(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
+async def keep_busy(store: SqliteStore) -> asyncio.Task[None]:
+    """Have the thread do something for a while, so that calls queue up behind it."""
+    work = store._worker.run(lambda _: time.sleep(0.2), is_write=False, timeout_s=5)
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0.05)
+    return task
+
+
 def test_calls_that_cannot_begin_in_time_did_nothing(tmp_path: Path) -> None:
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        busy = asyncio.create_task(
-            store._worker.run(lambda _: time.sleep(0.3), is_write=False, timeout_s=5)
-        )
-        await asyncio.sleep(0.05)
+        busy = await keep_busy(store)
         for call in (store.commit([Put(b"a", b"")], timeout_s=0.02), store.get(b"a", timeout_s=0)):
             with pytest.raises(UnavailableError, match="no answer within"):
                 await call
@@ -186,6 +205,42 @@ def test_calls_that_cannot_begin_in_time_did_nothing(tmp_path: Path) -> None:
 
         assert await store.get(b"a") is None
         assert await put(store) == 1
+
+    run(tmp_path, test)
+
+
+def test_a_commit_that_is_cancelled_before_it_began_does_not_happen(tmp_path: Path) -> None:
+    async def test(bench: SqliteBench) -> None:
+        store = await bench.store()
+        busy = await keep_busy(store)
+        doomed = asyncio.create_task(store.commit([Put(b"a", b"")]))
+        await asyncio.sleep(0)
+        doomed.cancel()
+        await asyncio.wait((doomed, busy))
+
+        assert doomed.cancelled()
+        assert await put(store) == 1
+
+    run(tmp_path, test)
+
+
+def test_opening_that_is_cancelled_lets_go_of_the_file(tmp_path: Path) -> None:
+    async def test(_: SqliteBench) -> None:
+        doomed = asyncio.create_task(SqliteStore(tmp_path / "x").open())
+        await asyncio.sleep(0)
+        doomed.cancel()
+        await asyncio.wait((doomed,))
+        assert doomed.cancelled()
+        async with asyncio.timeout(5):
+            while True:
+                store = SqliteStore(tmp_path / "x")
+                try:
+                    await store.open()
+                except DirectoryError:
+                    await asyncio.sleep(0.01)
+                else:
+                    break
+        await store.close()
 
     run(tmp_path, test)
 
@@ -198,8 +253,12 @@ def test_a_commit_that_has_begun_is_waited_for(tmp_path: Path) -> None:
 
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        slow = store._worker.run(lambda _: time.sleep(0.2), is_write=True, timeout_s=0.02)
-        assert await slow is None
+
+        def slow(_: SqliteTables) -> str:
+            time.sleep(0.2)
+            return "done"
+
+        assert await store._worker.run(slow, is_write=True, timeout_s=0.02) == "done"
 
     run(tmp_path, test)
 
@@ -207,11 +266,10 @@ def test_a_commit_that_has_begun_is_waited_for(tmp_path: Path) -> None:
 def test_commits_at_once_share_flushes_and_keep_their_order(tmp_path: Path) -> None:
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        done = await asyncio.gather(
-            *(store.commit([Put(b"%d" % i, b"")]) for i in range(200)), store.get(b"199")
-        )
-        assert [c.revision for c in done[:-1]] == list(range(2, 202))
-        assert done[-1] is not None, "what was asked later sees what was asked before"
+        calls = [asyncio.create_task(store.commit([Put(b"%d" % i, b"")])) for i in range(200)]
+        await asyncio.sleep(0)
+        assert await store.get(b"199") is not None, "it sees what was asked before it"
+        assert [(await call).revision for call in calls] == list(range(2, 202))
 
     run(tmp_path, test)
 

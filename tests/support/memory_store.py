@@ -75,7 +75,7 @@ class MemoryStore:
         name = ATTRIBUTES.get(condition.target, condition.target)
         return bool(OPERATORS[condition.op](getattr(kv, name) if kv else 0, condition.value))
 
-    def list(
+    def snapshot(
         self, prefix: bytes, limit: int = 0, after: bytes | None = None, revision: int = 0
     ) -> Snapshot:
         revision = revision or self.revision

@@ -38,7 +38,7 @@ from zmqmq.core.broker.events import (
     Ticked,
 )
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import Commit, MetadataStore, StoreError
+from zmqmq.core.meta.store import Batch, Commit, MetadataStore, StoreError
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Log
 from zmqmq.core.storage.options import StorageOptions
@@ -47,12 +47,15 @@ from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.errors import StorageError
 from zmqmq.runtime.flusher import Failures, Flusher
 from zmqmq.runtime.housekeeping import Housekeeping
+from zmqmq.runtime.mirror import Mirror
 from zmqmq.runtime.os_disk import OSDisk, OSFile
 from zmqmq.runtime.transport import Listener
 
 logger = logging.getLogger("zmqmq.server")
 
 POOL_THREADS: Final = 4
+HISTORY_KEPT: Final = 1_000
+"""Revisions of the metadata store whose history is kept at least."""
 DRAIN_S: Final = 10.0
 """How long a stop waits for the disk."""
 
@@ -73,7 +76,9 @@ class Server:
         self._broker = broker
         self._disk = disk
         self._store = store
-        self._keys = keys
+        self._mirror = Mirror(store, keys.prefix, on_batch=self._metadata_moved)
+        self._compacted = 0
+        """Below this revision the store needs no history; 0 before the mirror has started."""
         self._options = options
         self._started = asyncio.Event()
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -95,9 +100,8 @@ class Server:
         """Open what is there; returns when everything can be served. Raises StoreError."""
         self._disk.make_directory(LOGS_FOLDER)
         self._disk.sync_directory("")
-        snapshot = await self._store.list(self._keys.prefix)
-        self._spawn(self._follow(snapshot.revision + 1))
-        self._carry_out(self._broker.start(snapshot.items, snapshot.revision))
+        await self._mirror.start()
+        self._spawn(self._mirror.wait_ended())
         self._check_started()
         await self._until(self._started)
         self._housekeeping.start()
@@ -123,6 +127,7 @@ class Server:
         while not self._broker.is_idle and self._loop.time() < end:  # noqa: ASYNC110 - once
             await asyncio.sleep(0.005)
         await self._housekeeping.stop()
+        await self._mirror.close()
         self.listener.close()
         for task in self._tasks:
             task.cancel()
@@ -279,10 +284,18 @@ class Server:
         self._feed(MetadataCommitted(effect.token, outcome))
         self._check_started()
 
-    async def _follow(self, revision: int) -> None:
-        async for batch in self._store.watch(self._keys.prefix, revision):
+    def _metadata_moved(self, batch: Batch) -> None:
+        """The mirror's first batch is the store as it stands, the others what has changed."""
+        if self._compacted == 0:
+            self._compacted = batch.revision
+            items = [event.kv for event in batch.events]
+            self._carry_out(self._broker.start(items, batch.revision))
+        else:
             self._feed(MetadataChanged(batch))
-            self._check_started()
+        self._check_started()
+        if batch.revision >= self._compacted + HISTORY_KEPT:
+            self._compacted = batch.revision
+            self._spawn(self._store.compact(batch.revision))
 
     def _check_started(self) -> None:
         if not self._started.is_set() and self._broker.is_started:

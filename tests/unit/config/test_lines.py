@@ -79,7 +79,7 @@ class Writer:
                 self.put(
                     self.one_of(
                         "1",
-                        "-0x1F" if False else "0x1F",
+                        "0x1F",
                         "1_000.5",
                         "true",
                         "1979-05-27",

@@ -155,8 +155,10 @@ def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint)
         _judge(log, segments, bad, checkpoint)
     if log.damage is None:
         _rewrite_tail(log, checkpoint)
-        _remove_stale(log, disk)
+        _remove_stale(log, disk, checkpoint)
     log.mark_unsynced(log.segments[-1])
+    # Names too: the last process may have been killed before it flushed those that it made.
+    log.mark_folder_unsynced(new=True)
 
 
 def _restore_state(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint) -> int:
@@ -292,14 +294,17 @@ def _rewrite_tail(log: Log, checkpoint: Checkpoint) -> None:
         log.mark_unsynced(segment)
 
 
-def _remove_stale(log: Log, disk: Disk) -> None:
-    """Sidecars that do not belong to what was found must not be taken for it next time."""
+def _remove_stale(log: Log, disk: Disk, checkpoint: Checkpoint) -> None:
+    """Sidecars that do not belong to what was found must not be taken for it next time.
+
+    States above the recovery point go even if they do: perhaps they were never flushed.
+    """
     folder = log.key.folder
     kept = {segment.base_offset for segment in log.segments[:-1]}
     for name in disk.list(folder):
         index, state = base_of(name, INDEX_SUFFIX), base_of(name, STATE_SUFFIX)
         if (index is not None and index not in kept) or (
-            state is not None and state > log.end_offset
+            state is not None and state > checkpoint.recovery_point
         ):
             disk.remove(f"{folder}/{name}")
             log.mark_folder_unsynced()
