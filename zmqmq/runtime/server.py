@@ -27,6 +27,7 @@ from zmqmq.core.broker.events import (
     FlushEnded,
     FlushFiles,
     LogOpened,
+    Measured,
     MetadataChanged,
     MetadataCommitted,
     Now,
@@ -53,6 +54,9 @@ from zmqmq.runtime.transport import Listener
 
 logger = logging.getLogger("zmqmq.server")
 
+TICK_NS: Final = 50_000_000
+"""How often the broker looks at its clocks at least."""
+MEASURE_NS: Final = 1_000_000_000
 POOL_THREADS: Final = 4
 HISTORY_KEPT: Final = 1_000
 """Revisions of the metadata store whose history is kept at least."""
@@ -95,6 +99,8 @@ class Server:
         self._wake: asyncio.TimerHandle | None = None
         self._now = self._read_clocks()
         self._is_between_bursts = True
+        self._lag_ns = 0
+        self._tick_due_ns = self._measure_due_ns = time.monotonic_ns()
 
     async def start(self) -> None:
         """Open what is there; returns when everything can be served. Raises StoreError."""
@@ -187,10 +193,31 @@ class Server:
         return Now(time.monotonic_ns(), time.time_ns() // 1_000_000)
 
     def _tick(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._lag_ns = max(self._lag_ns, now_ns - self._tick_due_ns)
         self._feed(Ticked())
+        if now_ns >= self._measure_due_ns:
+            self._measure_due_ns = now_ns + MEASURE_NS
+            self._measure()
         due = self._broker.timers.next_ns
-        wait = 1.0 if due is None else (due - time.monotonic_ns()) / 1e9
-        self._wake = self._loop.call_later(min(max(wait, 0.001), 0.05), self._tick)
+        wait_ns = TICK_NS if due is None else min(max(due - now_ns, 1_000_000), TICK_NS)
+        self._tick_due_ns = now_ns + wait_ns
+        self._wake = self._loop.call_later(wait_ns / 1e9, self._tick)
+
+    def _measure(self) -> None:
+        files, whole = self._flusher.by_file, self._flusher.by_file_system
+        self._feed(
+            Measured(
+                {
+                    "flush_seconds": (files.nanoseconds + whole.nanoseconds) / 1e9,
+                    "flushed_files": files.files + whole.files,
+                    "flushes_of_file_system": whole.flushes,
+                    "replies_dropped": self.listener.dropped,
+                    "loop_lag_ms_max": round(self._lag_ns / 1e6, 3),
+                }
+            )
+        )
+        self._lag_ns = 0
 
     # Effects
 

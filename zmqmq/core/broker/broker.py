@@ -23,6 +23,7 @@ from zmqmq.core.broker.events import (
     Event,
     FlushEnded,
     LogOpened,
+    Measured,
     MetadataChanged,
     MetadataCommitted,
     Now,
@@ -154,6 +155,8 @@ class Broker:
                 self.commits.end(now, token, outcome)
             case Ticked():
                 self._tick(now)
+            case Measured(values):
+                self.describing.measures = values
             case _:
                 assert_never(event)
         return self.outbox.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog, Topic
@@ -43,6 +44,8 @@ class Describing:
         self._fetching = fetching
         self._offsets = offsets
         self._identity = identity
+        self.measures: Mapping[str, float] = {}
+        """The world's last Measured."""
 
     def handle(self, now_ms: int, session: Session, correlation: int, fields: Fields) -> None:
         """DESCRIBE."""
@@ -188,4 +191,5 @@ class Describing:
             "cold_reads": self._fetching.cold_reads,
             "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,
+            **self.measures,
         }

@@ -7,7 +7,7 @@ that can fail has an event for failure too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,6 +54,12 @@ class Ticked(NamedTuple):
     """Time went by."""
 
 
+class Measured(NamedTuple):
+    """What the world counted, for whoever asks the broker how it is (docs/metrics.md)."""
+
+    values: Mapping[str, float]
+
+
 class FlushEnded(NamedTuple):
     """A FlushFiles is done. Where there is an error nothing of that log counts as flushed."""
 
@@ -92,6 +98,7 @@ Event = (
     | BurstEnded
     | RouteLost
     | Ticked
+    | Measured
     | FlushEnded
     | ColdRead
     | LogOpened

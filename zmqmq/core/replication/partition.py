@@ -148,7 +148,7 @@ class Partition:
                     f"{self.name} is full: {over}; wait for retention or raise the limit",
                 )
             target = self.log.segments[1].base_offset
-            if target > min(self.high_watermark, self.log.flushed_end):
+            if target > min(self.high_watermark, self.log.flushed_base):
                 raise refusal(Code.TOPIC_FULL, f"{self.name} is full of uncommitted records")
             self.log.drop_before(target)
 

@@ -54,7 +54,7 @@ def plan_compaction(log: Log, now_ms: int, high_watermark: int, compacted_end: i
         return None
     # Not beyond the checkpoint either: a start replays what lies behind it, and would miss the
     # producers whose batches are gone.
-    end = min(high_watermark, log.checkpointed)
+    end = min(high_watermark, log.flushed_base, log.checkpointed)
     limit_ms = now_ms - log.config.compact_lag_ms
     segments = []
     for segment in log.segments[:-1]:

@@ -18,6 +18,7 @@ lies before them and refuses what lies behind, and appends, until it is repaired
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class Flush:
 
     end: int
     files: tuple[File, ...]
+    base: int
+    """Of the last segment."""
     folders: tuple[str, ...]
     """Whose names must be durable too, since files were begun or removed."""
 
@@ -101,6 +104,8 @@ class Log:
         self.start_offset = 0
         self.end_offset = 0
         self.flushed_end = 0
+        self.flushed_base = 0
+        """The base of the newest segment that a flush has covered, its state included."""
         self.checkpointed = 0
         """The recovery point that stands in the checkpoint file."""
         self.last_append_ms = 0
@@ -208,7 +213,7 @@ class Log:
         try:
             new.create()
             self._allocate(new, min(FIRST_ALLOCATION, self.segment_bytes))
-            self._save_state()
+            self.save_state()
             old.file.truncate(old.size)
             old.allocated = old.size
             old.save_index()
@@ -283,7 +288,8 @@ class Log:
         assert not self._pending
         files = [segment.file for segment in self._unsynced]
         files += self._unsynced_states
-        flush = Flush(self.end_offset, tuple(files), tuple(self._unsynced_folders))
+        base = self.segments[-1].base_offset
+        flush = Flush(self.end_offset, tuple(files), base, tuple(self._unsynced_folders))
         self._unsynced.clear()
         self._unsynced_states.clear()
         self._unsynced_folders.clear()
@@ -303,6 +309,7 @@ class Log:
         """All of it is durable."""
         assert flush.end <= self.end_offset
         self.flushed_end = max(self.flushed_end, flush.end)
+        self.flushed_base = max(self.flushed_base, flush.base)
 
     @property
     def recovery_point(self) -> int:
@@ -313,6 +320,8 @@ class Log:
     def note_checkpoint(self, recovery_point: int) -> None:
         """A checkpoint with this recovery point is durable."""
         self.checkpointed = max(self.checkpointed, recovery_point)
+        with contextlib.suppress(StorageError):  # those that stay do no harm
+            self._remove_old_states()
 
     def fail(self, error: Exception) -> None:
         """The disk failed us; nothing behind `flushed_end` can be trusted from now on."""
@@ -348,9 +357,10 @@ class Log:
     def drop_before(self, offset: int) -> None:
         """Move the start to a segment's base; the files go when the checkpoint says so too (L16).
 
-        `offset` must be the base of a segment, and at most `flushed_end`.
+        `offset` must be the base of a segment, and at most `flushed_base`: its state says what
+        the dropped ones said of producers, so it must be there when they are not.
         """
-        assert self.start_offset <= offset <= self.flushed_end
+        assert self.start_offset <= offset <= self.flushed_base
         while self.segments[0].base_offset < offset:
             segment = self.segments.pop(0)
             self._unsynced.pop(segment, None)
@@ -372,7 +382,6 @@ class Log:
         doomed, self.doomed = self.doomed[:count], self.doomed[count:]
         for segment in doomed:
             segment.remove()
-        self._remove_old_states()
 
     def replace_segments(self, new: Segment, old: list[Segment]) -> None:
         """A compacted segment that is on the disk under the first one's name takes their place."""
@@ -397,11 +406,11 @@ class Log:
         active.allocated = active.size
         self._unsynced[active] = None
         active.save_index()
-        self._save_state()
+        self.save_state()
 
     # The state beside the data
 
-    def _save_state(self) -> None:
+    def save_state(self) -> None:
         """Snapshot what replaying the log up to here would give."""
         self.producers.expire(self.last_append_ms)
         body = msgpack.packb(
@@ -415,7 +424,6 @@ class Log:
         # older content under this name must not come back.
         self._unsynced_states.append(file)
         self.mark_folder_unsynced()
-        self._remove_old_states()
 
     def load_state(self, offset: int) -> bool:
         """Take over the snapshot taken at `offset`, if it is there and whole."""
@@ -434,18 +442,13 @@ class Log:
         return True
 
     def _remove_old_states(self) -> None:
-        """Keep the newest ones, and the newest that a start after a crash now would trust.
-
-        Without the latter it would have to replay the whole log, and could not even do that:
-        what retention and compaction took away stands in states alone.
-        """
+        """Those that a start after a crash would not need: it trusts the newest that is not above
+        the checkpoint, or the one before that, should it be damaged."""
         folder = self.key.folder
-        names = [name for name in self._disk.list(folder) if name.endswith(STATE_SUFFIX)]
-        trusted = [n for n in names if n <= file_name(self.checkpointed, STATE_SUFFIX)]
-        kept = {*names[-STATES_KEPT:], *trusted[-STATES_KEPT:]}
-        for name in names:
-            if name not in kept:
-                self._disk.remove(f"{folder}/{name}")
+        newest = file_name(self.checkpointed, STATE_SUFFIX)
+        names = [n for n in self._disk.list(folder) if n.endswith(STATE_SUFFIX) and n <= newest]
+        for name in names[:-STATES_KEPT]:
+            self._disk.remove(f"{folder}/{name}")
 
     def _close_idle_segments(self) -> None:
         for segment in self.segments[: -OPEN_SEGMENTS_MAX - 1]:

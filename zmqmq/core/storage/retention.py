@@ -28,7 +28,7 @@ def retained_start(log: Log, now_ms: int, high_watermark: int) -> int:
     if config.cleanup != "delete":
         return start
     size = log.size_bytes
-    end = min(high_watermark, log.flushed_end)
+    end = min(high_watermark, log.flushed_base)
     for segment, following in zip(log.segments, log.segments[1:], strict=False):
         if following.base_offset > end:
             break
