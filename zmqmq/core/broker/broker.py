@@ -138,7 +138,7 @@ class Broker:
             case Received(route, frames):
                 self._receive(now, route, frames)
             case BurstEnded():
-                self._moved(self.producing.end_burst())
+                self._end_burst()
             case FlushEnded(flushes):
                 self._flush_ended(flushes)
             case ColdRead(token, data):
@@ -338,6 +338,12 @@ class Broker:
             },
         )
 
+    def _end_burst(self) -> None:
+        moved, failed = self.producing.end_burst()
+        for partition, why in failed:
+            self._failed(partition, why)
+        self._moved(moved)
+
     def _moved(self, partitions: Sequence[Partition]) -> None:
         """High watermarks have moved: answer who waited for that."""
         for partition in partitions:
@@ -376,7 +382,7 @@ class Broker:
             key = self.keys.parse(event.kv.key)
             if isinstance(key, TopicKey):
                 self.topics.partition_served(key.topic_id)
-        self._moved(self.producing.end_burst())
+        self._end_burst()
 
     def _failed(self, partition: Partition, why: str) -> None:
         self.producing.drop(partition)

@@ -201,8 +201,8 @@ class Fetching:
             for request in [r for r in waiting if r.session is session]:
                 request.done = True
                 del waiting[request]
-        for request in session.starved:
-            request.done = True
+        for request in (*session.starved, *self._cold.values()):
+            request.done = request.done or request.session is session
         session.starved.clear()
         if session in self._starved:
             self._starved.remove(session)

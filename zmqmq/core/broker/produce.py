@@ -144,42 +144,53 @@ class Producing:
         self._unflushed += len(batch)
         return next_offset
 
-    def end_burst(self) -> list[Partition]:
-        """Write out what came in; the partitions whose high watermark moved by that."""
-        moved = []
+    def end_burst(self) -> tuple[list[Partition], list[tuple[Partition, str]]]:
+        """Write out what came in.
+
+        Returns the partitions whose high watermark moved by that, and those whose log has failed,
+        with the reason.
+        """
+        moved, failed = [], []
         for partition in self._touched:
             try:
                 partition.log.write_out()
             except StorageError as error:
-                self.fail(partition, str(error))
+                failed.append((partition, str(error)))
                 continue
             if partition.log.is_dirty:
                 self._dirty[partition] = None
             if not partition.flushes and partition.advance():
                 moved.append(partition)
         self._touched.clear()
+        if failed:
+            self._doubt_written(failed)
         written, self._written = self._written, []
         for request in written:
             request.finish()
         self.flush()
-        return moved
+        return moved, failed
+
+    def _doubt_written(self, failed: list[tuple[Partition, str]]) -> None:
+        """A write of this burst failed: none of its acks=1 requests may be confirmed."""
+        names = ", ".join(f"{partition.name} ({why})" for partition, why in failed)
+        error = error_to_wire(refusal(Code.NOT_COMMITTED, f"the disk failed: {names}"))
+        for request in self._written:
+            request.results = [r if type(r) is dict else error for r in request.results]
 
     def flush(self) -> None:
         """Begin a flush of all that is dirty, unless one is under way: that is group commit."""
         if self._flushing:
             return
-        if not self._dirty:
-            if not self._touched:
-                # Batches that came again, or whose log has failed, wait for no flush.
-                self._unflushed = 0
-            return
         flushes = [(p, p.log.begin_flush()) for p in self._dirty if not p.log.failed]
         self._dirty.clear()
-        if flushes:
-            self._flushing = True
-            self._flushing_bytes = self._unflushed
-            self.flushes += 1
-            self._outbox.emit(FlushFiles(flushes))
+        if not flushes:
+            # Nothing waits for the disk; what failed logs had taken never will.
+            self._unflushed = 0
+            return
+        self._flushing = True
+        self._flushing_bytes = self._unflushed
+        self.flushes += 1
+        self._outbox.emit(FlushFiles(flushes))
 
     def end_flush(
         self, flushes: Sequence[tuple[Partition, Flush, StorageError | None]]
@@ -221,11 +232,6 @@ class Producing:
         )
         for _, request, index in self._waiting.pop(partition, ()):
             request.fail(index, error)
-        for request in self._written:
-            # The write of this burst failed, so none of its acks=1 requests may be confirmed.
-            request.results = [
-                r if type(r) is dict else error_to_wire(error) for r in request.results
-            ]
 
     def drop(self, partition: Partition) -> None:
         """The partition is no longer led here, or gone."""
