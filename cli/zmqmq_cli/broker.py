@@ -58,9 +58,8 @@ def broker(
     Prints one line with `ready` on stdout once it serves. SIGTERM and Ctrl-C drain it: what was
     acknowledged is on disk, what is in flight is finished, then it ends.
     """
-    from zmqmq.runtime.main import run
-
     from zmqmq.config.load import load  # not needed for --help
+    from zmqmq.runtime.main import run
 
     named = {
         "broker.data_dir": data_dir,

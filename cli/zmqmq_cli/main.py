@@ -135,13 +135,18 @@ def _of_command_line(error: Any) -> Verdict:  # noqa: ANN401
 
 
 def _format_asked_for(argv: list[str]) -> str:
-    """The output format, also of a command line that could not be understood."""
+    """The output format, also of a command line that could not be understood; the last counts."""
+    found = "table"
     for before, word in zip(["", *argv], argv, strict=False):
-        value = word if before in {"-O", "--output"} else word.removeprefix("--output=")
-        value = value.removeprefix("-O")
-        if value in FORMATS and (value != word or before in {"-O", "--output"}):
-            return value
-    return "table"
+        if before in {"-O", "--output"}:
+            value = word
+        elif word.startswith("--output="):
+            value = word.partition("=")[2]
+        else:
+            value = word.removeprefix("-O") if word.startswith("-O") else ""
+        if value in FORMATS:
+            found = value
+    return found
 
 
 if __name__ == "__main__":

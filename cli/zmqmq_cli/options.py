@@ -119,6 +119,10 @@ class _AsGiven:
 class Command(TyperCommand):
     """A command whose help keeps its own options apart from those of every command."""
 
+    def get_help_option(self, ctx: Any) -> Any:  # noqa: ANN401
+        """`--help`, which is made where the other options are not."""
+        return _take_as_given(super().get_help_option(ctx))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401  click's, by two names
         """`[OPTIONS] TOPIC [FILE]...`."""
         del ctx
@@ -131,6 +135,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """Commands under one noun; an unknown one is answered with the nearest."""
+
+    def get_help_option(self, ctx: Any) -> Any:  # noqa: ANN401
+        """`--help`, which is made where the other options are not."""
+        return _take_as_given(super().get_help_option(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         """The commands first: they are what one looks for."""
@@ -149,6 +157,12 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def _take_as_given(param: Any) -> Any:  # noqa: ANN401
+    if hasattr(param, "_runtime_param"):  # older typers have none, and need none
+        setattr(param, "_runtime_param", _AsGiven())  # noqa: B010
+    return param
+
+
 def is_argument(param: Any) -> bool:  # noqa: ANN401
     """Whether it stands without a name in front."""
     return bool(param.param_type_name == "argument")
@@ -156,8 +170,9 @@ def is_argument(param: Any) -> bool:  # noqa: ANN401
 
 def usage_of(argument: Any) -> str:  # noqa: ANN401
     """An argument as the usage line shows it."""
-    name: str = argument.metavar
-    return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
+    name = str(argument.metavar)
+    shown = name if argument.required else f"[{name}]"
+    return f"{shown}..." if argument.nargs == -1 else shown
 
 
 def write_params(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
@@ -186,8 +201,7 @@ def with_globals(command: TyperCommand | TyperGroup) -> TyperCommand | TyperGrou
         if not taken & set(param.opts):
             command.params.append(param)
     for param in command.params:
-        if hasattr(param, "_runtime_param"):
-            setattr(param, "_runtime_param", _AsGiven())  # noqa: B010  absent in older typers
+        _take_as_given(param)
     if isinstance(command, TyperGroup):
         for inner in command.commands.values():
             with_globals(cast("TyperCommand", inner))

@@ -31,6 +31,7 @@ class Output:
         self.quiet = quiet
         self._progress_shown = 0
         self._progress_due = 0.0
+        self._is_watched = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def stdout(self) -> BinaryIO:
@@ -73,14 +74,9 @@ class Output:
         body = {"code": code, "message": message, "hint": hint, "retriable": retriable}
         self._talk(json.dumps({"error": body}, ensure_ascii=False))
 
-    @property
-    def draws_progress(self) -> bool:
-        """Whether somebody is looking, and wants to."""
-        return not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
     def progress(self, text: str) -> None:
         """Show how far we are, in place of what was shown before; too soon after it, nothing."""
-        if monotonic() < self._progress_due or not self.draws_progress:
+        if not self._is_watched or monotonic() < self._progress_due:
             return
         self._progress_due = monotonic() + _DRAW_SECONDS
         sys.stderr.write("\r" + text.ljust(self._progress_shown))

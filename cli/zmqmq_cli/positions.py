@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from zmqmq.errors import ConfigError
@@ -47,19 +47,20 @@ def parse_time(text: str, now_ms: int) -> int:
         result = round(float(text) * 1000) if seconds else int(text)
     else:
         try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
+            moment = datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
             raise ConfigError(
                 f"{text!r} is no time; use ms or seconds since 1970, "
                 "an ISO 8601 time as 2026-11-21T09:30:00Z, or -1h"
             ) from None
-        result = round((moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) / _MS)
+        result = round((moment - _EPOCH) / _MS)
     if not 0 <= result <= INTEGER_MAX:
         raise ConfigError(f"{text!r} is not a time from 1970 on")
     return result
 
 
-_MS = datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
 
 
 def _ago(text: str) -> int:

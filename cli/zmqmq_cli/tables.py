@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ def exact_ms(count: int) -> str:
     for name, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if count and count % size == 0:
             return f"{count // size}{name}"
-    return f"{count}ms"
+    return f"{count}ms" if count else "0"
 
 
 def exact_bytes(count: int) -> str:
@@ -89,3 +90,10 @@ def exact_bytes(count: int) -> str:
         if count and count % size == 0:
             return f"{count // size}{name}"
     return str(count)
+
+
+def clock_time(ms: int | None) -> str | None:
+    """A moment by this machine's clock, to the second; None for one that never was."""
+    if not ms or ms < 0:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

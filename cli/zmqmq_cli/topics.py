@@ -12,8 +12,9 @@ from zmqmq.model.setting import Unit, settings_of
 from zmqmq.model.topics import TopicConfig
 from zmqmq_cli.exits import Exit
 from zmqmq_cli.options import Command, Group, number
+from zmqmq_cli.overview import plain
 from zmqmq_cli.session import connected, output_of
-from zmqmq_cli.tables import Table, exact_bytes, exact_ms, plural
+from zmqmq_cli.tables import Table, clock_time, exact_bytes, exact_ms, human_bytes, plural
 
 if TYPE_CHECKING:
     from zmqmq import TopicInfo
@@ -83,22 +84,62 @@ def list_topics(
 ) -> None:
     """List the topics."""
     with connected(ctx) as client:
-        topics = sorted(client.topics.list(internal=internal), key=lambda topic: topic.name)
-    rows = [as_map(topic) for topic in topics]
+        topics = plain(client.describe("topics", internal=internal))
+    lines = [
+        {**topic, "partitions": len(topic["partitions"])}
+        for topic in sorted(topics, key=lambda topic: str(topic["name"]))
+    ]
     table = Table(["topic", "partitions", "replicas", "settings"])
     table.rows = [
-        (topic.name, topic.partitions, topic.replicas, _shown(changed_settings(topic.config)))
-        for topic in topics
+        (line["name"], line["partitions"], line["replicas"], _shown(line["overrides"]))
+        for line in lines
     ]
-    output_of(ctx).show({"topics": rows}, [table], rows)
+    output_of(ctx).show({"topics": lines}, [table], lines)
 
 
 @app.command(cls=Command)
 def describe(ctx: typer.Context, name: Name) -> None:
     """Show partitions, offsets and settings of a topic."""
     with connected(ctx, name) as client:
-        topic = client.topics.describe(name)
-    output_of(ctx).show(description(topic), _description_tables(topic))
+        (topic,) = plain(client.describe("topics", [name], internal=True))
+    output_of(ctx).show(topic, description_tables(topic))
+
+
+def description_tables(topic: dict[str, Any]) -> list[Table]:
+    """The topic, its partitions, its settings."""
+    partitions = topic["partitions"]
+    head = Table(["topic", "partitions", "replicas", "records", "size", "id"])
+    head.rows.append(
+        (
+            topic["name"],
+            len(partitions),
+            topic["replicas"],
+            sum(p.get("records", 0) for p in partitions),
+            human_bytes(sum(p.get("bytes", 0) for p in partitions)),
+            topic["id"],
+        )
+    )
+    columns = ["partition", "leader", "start", "end", "records", "size", "segments", "last record"]
+    trouble = any("error" in partition for partition in partitions)
+    rows = Table([*columns, *(["trouble"] if trouble else [])])
+    for line in partitions:
+        size = line.get("bytes")
+        row = [
+            line["partition"],
+            line["leader"],
+            line.get("start"),
+            line.get("committed_end"),
+            line.get("records"),
+            None if size is None else human_bytes(size),
+            line.get("segments"),
+            clock_time(line.get("last_append_ms")),
+        ]
+        rows.rows.append([*row, line.get("error")] if trouble else row)
+    settings = Table(["setting", "value", "set"])
+    for key, value in topic["config"].items():
+        own = "here" if key in topic["overrides"] else "by default"
+        settings.rows.append((key, readable(key, value), own))
+    return [head, rows, settings]
 
 
 @app.command(cls=Command)
@@ -175,12 +216,6 @@ def as_map(info: TopicInfo) -> dict[str, Any]:
         "replicas": info.replicas,
         "config": dict(info.config),
     }
-
-
-def changed_settings(config: Mapping[str, object]) -> dict[str, object]:
-    """Those that are not as the software has them by default."""
-    usual = TopicConfig().as_map()
-    return {name: value for name, value in config.items() if usual.get(name) != value}
 
 
 def readable(name: str, value: object) -> str:

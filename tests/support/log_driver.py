@@ -287,7 +287,7 @@ class LogDriver:
         """Drop so many of the oldest, where they may be dropped. The files stay for now."""
         log = self.log
         for following in log.segments[1 : segments + 1]:
-            if following.base_offset <= log.flushed_end:
+            if following.base_offset <= log.flushed_base:
                 self.promised_start = following.base_offset
                 self.mark()
                 log.drop_before(following.base_offset)

@@ -30,7 +30,7 @@ BANNED_IN_PURE = {
     r"\basync def\b": "an event and its completion event",
 }
 BANNED_ANYWHERE = {
-    r"(?<![.\w])print\(": "cli/zmqmq_cli/output.py in the command line, logging or a return elsewhere",
+    r"(?<![.\w])print\(": "cli/zmqmq_cli/output.py in the command line, a logger elsewhere",
     r"#\s*(FIXME|XXX)\b": "the mended line, or an issue",
     r"\bTODO\b(?!\(#\d+\))": "TODO(#123), with the number of the issue",
 }

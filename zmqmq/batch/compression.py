@@ -62,7 +62,10 @@ def decompress(codec: Codec, data: bytes | memoryview, inflated_size: int) -> by
                 f"column stores {len(data)} bytes and announces {inflated_size}, uncompressed"
             )
     except (lz4.block.LZ4BlockError, zstd.ZstdError, ValueError, MemoryError) as error:
-        raise CorruptDataError(f"{codec.name} column does not inflate: {error}") from None
+        raise CorruptDataError(
+            f"{codec.name} column of {len(data)} bytes does not inflate to the {inflated_size} "
+            f"announced: {error}"
+        ) from None
     if len(plain) != inflated_size:
         raise CorruptDataError(
             f"{codec.name} column inflates to {len(plain)} bytes, {inflated_size} were announced"

@@ -30,7 +30,7 @@ _SCALAR: Final = re.compile(r"[^,\]}#\n]*")
 
 def key_lines(text: str) -> dict[Path, int]:
     """The line, from 1, where each table and key is named first."""
-    return _Scanner(text.replace("\r\n", "\n")).document()
+    return _Scanner(text).document()
 
 
 class _Scanner:

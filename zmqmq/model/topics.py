@@ -13,6 +13,8 @@ from zmqmq.model.setting import Declared, Setting, Unit, out_of_bounds, settings
 from zmqmq.model.units import parse_bytes, parse_ms
 
 DAY_MS = 86_400_000
+PROBLEMS_MAX = 20
+"""So many are told at once; a request could hold thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +129,11 @@ class TopicConfig:
         every problem at once.
         """
         values: dict[str, Any] = {}
-        problems = []
+        problems: list[str] = []
         for name, raw in changes.items():
+            if len(problems) >= PROBLEMS_MAX:
+                problems.append(f"and perhaps more: these are the first {PROBLEMS_MAX}")
+                break
             declared = _SETTINGS.get(name)
             if declared is None:
                 near = difflib.get_close_matches(str(name), _SETTINGS, n=1)
@@ -153,6 +158,8 @@ _SETTINGS: dict[str, Declared] = {s.name: s for s in settings_of(TopicConfig)}
 
 
 def _value(declared: Declared, raw: object) -> object:
+    if type(raw) is float and declared.kind is int and raw.is_integer():
+        return int(raw)  # JavaScript has no integers
     if not isinstance(raw, str) or declared.kind is str:
         return raw
     if declared.setting.unit is Unit.BYTES:

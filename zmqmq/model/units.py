@@ -6,6 +6,8 @@ import re
 
 from zmqmq.errors import ConfigError
 
+DIGITS_MAX = 32
+"""More are no size of anything; Python refuses to print integers of thousands of them."""
 _NUMBER = re.compile(r"(-?\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 _BYTES = {"": 1, "b": 1}
 _BYTES |= {f"{p}ib": 1024**i for i, p in enumerate("kmgt", start=1)}
@@ -27,7 +29,7 @@ def parse_ms(text: str) -> int:
 def _parse(text: str, units: dict[str, int], hint: str) -> int:
     match = _NUMBER.match(text.strip())
     scale = units.get(match[2].lower()) if match else None
-    if match is None or scale is None:
+    if match is None or scale is None or len(match[1]) > DIGITS_MAX:
         raise ConfigError(f"{text!r} is not {hint}")
     number = match[1].replace("_", "")
     return int(number) * scale if "." not in number else round(float(number) * scale)

@@ -38,6 +38,7 @@ _TYPES: dict[str, type] = {
     "list": list,
     "nil": type(None),
 }
+_KINDS = {kind: name for name, kind in _TYPES.items()}
 
 
 def reader(schema: Schema) -> Callable[[Mapping[Any, Any]], list[Any]]:
@@ -65,7 +66,8 @@ def reader(schema: Schema) -> Callable[[Mapping[Any, Any]], list[Any]]:
             if kind is float and int in types and value.is_integer():
                 value, kind = int(value), int
             if kind not in types:
-                raise malformed(f"field {name!r} is {kind.__name__}, not {field.kind}")
+                found = _KINDS.get(kind, kind.__name__)
+                raise malformed(f"field {name!r} is {found}, not {field.kind}")
             if kind is int:
                 if not field.minimum <= value <= field.maximum:
                     raise malformed(
@@ -90,11 +92,24 @@ def malformed(detail: str) -> WireError:
 def row(name: str, entry: object, *types: type) -> list[Any]:
     """An entry of a list field that must be an array of these types, of this length or longer.
 
-    Longer ones come from newer peers. Integers must be within 0 to 2^53-1.
+    Longer ones come from newer peers. Integers must be within 0 to 2^53-1; floats without a
+    fraction are taken for them, as in fields.
     """
     if type(entry) is not list or len(entry) < len(types):
         raise malformed(f"an entry of {name!r} is not an array of {len(types)} values")
-    for value, kind in zip(entry, types, strict=False):
-        if type(value) is not kind or (type(value) is int and not 0 <= value <= INTEGER_MAX):
-            raise malformed(f"an entry of {name!r} has {value!r} where {kind.__name__} belongs")
+    for at, kind in enumerate(types):
+        value: Any = entry[at]
+        if kind is int and type(value) is float:
+            value = entry[at] = whole(value)
+        if type(value) is not kind:
+            raise malformed(
+                f"an entry of {name!r} has {value!r} where {_KINDS[kind]} belongs (value {at + 1})"
+            )
+        if kind is int and not 0 <= entry[at] <= INTEGER_MAX:
+            raise malformed(f"an entry of {name!r} has {value}, outside 0 to {INTEGER_MAX}")
     return entry
+
+
+def whole(value: object) -> Any:  # noqa: ANN401 - anything that a peer may send
+    """The integer of a float without a fraction; anything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value

@@ -52,6 +52,8 @@ class Accumulator:
         self.keyed: list[Batch] = [CLOSED]
         """The same for a record with key and value, by partition."""
         self.free = options.buffer_bytes
+        self.wanted = 0
+        """How many free bytes the last append needed that found the buffer full."""
         self.batch_bytes = min(options.batch_bytes, BATCH_BYTES_MAX - BATCH_OVERHEAD)
         self.batch_records = options.batch_records
         self.topics: dict[str, TopicQueue] = {}
@@ -69,8 +71,8 @@ class Accumulator:
             BATCH_BYTES_MAX if options.codec is Codec.NONE else BATCH_INFLATED_BYTES_MAX
         ) - BATCH_OVERHEAD
         self._buffer_bytes = options.buffer_bytes
-        self._partitioning = Partitioning(options.partitioner)
-        self._is_sticky = self._partitioning.is_sticky
+        self.partitioning = Partitioning(options.partitioner)
+        self._is_sticky = self.partitioning.is_sticky
         self._start = start
         self._lingering: deque[Batch] = deque()
         self._deadlines: deque[Batch] = deque()
@@ -216,6 +218,12 @@ class Accumulator:
                 if queue.open is not None:
                     self.seal(queue, rotate=False)
         return list(self.unsettled)
+
+    def stop(self) -> None:
+        """Take nothing more by the short way: the shell has reasons to look at each record."""
+        self.plain = CLOSED
+        self.keyed[:] = [CLOSED] * len(self.keyed)
+        self.default_topic = None
 
     # Topics
 
@@ -364,7 +372,7 @@ class Accumulator:
     def _queue_for(
         self, topic: TopicQueue, partition: int | None, key: bytes | None, value: bytes | None
     ) -> PartitionQueue:
-        return topic.partitions[self._partitioning.choose(topic, partition, key, value)]
+        return topic.partitions[self.partitioning.choose(topic, partition, key, value)]
 
     def _batch_for(
         self, now: int, now_ms: int, queue: PartitionQueue, size: int, *, rotate: bool
@@ -390,6 +398,7 @@ class Accumulator:
                 grant = need
             if self.free < grant:
                 # Full. What is open goes out, or nothing would ever become free.
+                self.wanted = need
                 self.seal(queue, rotate=False)
                 return None
             self.free -= grant
@@ -402,6 +411,7 @@ class Accumulator:
         if self.free < grant:
             grant = size
         if self.free < grant:
+            self.wanted = size
             self.seal_all()
             return None
         self.free -= grant
@@ -434,6 +444,7 @@ class Accumulator:
         size: int,
     ) -> tuple[Batch, int] | None:
         if self.free < size:
+            self.wanted = size
             return None
         self.free -= size
         batch = Batch(

@@ -143,6 +143,9 @@ class Connection:
         """Kept from socket to socket, so that the broker fences the socket before."""
         self._rx = 0
         self._silent_timeouts = 0
+        self._is_congested = False
+        self._is_warning = True
+        """Whether the end of a connection is worth a warning: not when it is wanted."""
         self._clock_offset = 0
 
     @property
@@ -153,7 +156,7 @@ class Connection:
     @property
     def room(self) -> int:
         """How many more requests the broker takes now; 0 unless ready."""
-        if self.phase is not Phase.READY:
+        if self.phase is not Phase.READY or self._is_congested:
             return 0
         return self.limits.in_flight - self._sent_count - len(self._queue)
 
@@ -174,6 +177,7 @@ class Connection:
         self.last_failure = "no answer yet"
         self._rx = 0
         self._silent_timeouts = 0
+        self._is_congested = False
         self._greeting_deadline = now + GREETING_TIMEOUT
         self._effects.append(OpenSocket(socket, self.address))
         hello: Fields = {
@@ -249,6 +253,11 @@ class Connection:
         elif self.phase is not Phase.IDLE:
             self.drop(now, link.value)
 
+    def note_congestion(self, *, is_congested: bool) -> None:
+        """The socket's own queue is full, or has room again."""
+        self._is_congested = is_congested
+        self._send_queued()
+
     def handle_time(self, now: int) -> None:
         """Fail what is overdue, and ask whether the broker is still there."""
         if self.phase is Phase.GREETING and now >= self._greeting_deadline:
@@ -264,9 +273,8 @@ class Connection:
         if self.phase is Phase.IDLE:
             return
         if self.phase is Phase.READY:
-            self._effects.append(
-                Observed("disconnected", f"{self.address}: {reason}", is_warning=True)
-            )
+            detail = f"{self.address}: {reason}"
+            self._effects.append(Observed("disconnected", detail, is_warning=self._is_warning))
         self.phase = Phase.IDLE
         self.last_failure = reason
         self.reopen_at = now + self._backoff.next_delay()
@@ -281,7 +289,7 @@ class Connection:
 
     def close(self, now: int, reason: str) -> None:
         """End for good: every call fails."""
-        self.is_wanted = False
+        self.is_wanted = self._is_warning = False
         self.drop(now, reason)
         calls, self._calls = list(self._calls.values()), {}
         self._queue.clear()

@@ -213,9 +213,10 @@ class Consumer:
         if self.commits is not None:
             wake = min(wake, self.commits.next_wake())
         if not self.is_closed:
-            wake = min(wake, self._places.next_wake())
             for stream in self.streams.values():
-                if stream.not_before and stream.request is None:
+                if stream.place is not None:
+                    wake = min(wake, self._places.next_wake())
+                elif stream.not_before and stream.request is None and not stream.is_paused:
                     wake = min(wake, stream.not_before)
         return wake
 
@@ -301,9 +302,6 @@ class Consumer:
         for stream in streams:
             stream.request = token
             asked.append((stream, topics[stream.topic].id, stream.position))
-            # The next fetch asks in another order, so that no partition is always served last.
-            key = stream.topic, stream.partition
-            self.streams[key] = self.streams.pop(key)
         self._fetches[connection] = self._fetches.get(connection, 0) + 1
         self._asked_bytes += size
         self.is_starved = False
@@ -377,6 +375,10 @@ class Consumer:
             Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
         )
         stream.position = max(next_offset, position)
+        # It goes to the end: an answer is filled in the order of the question, and no partition
+        # shall always be the last one.
+        key = stream.topic, stream.partition
+        self.streams[key] = self.streams.pop(key)
 
     def _refused(self, now: int, stream: Stream, error: ZmqmqError) -> None:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""

@@ -87,9 +87,10 @@ class Rejected(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """These batches have got their outcome: wake who waits for them."""
+    """These batches have got their outcome: wake who waits for them, or for room."""
 
     batches: Sequence[Batch]
+    promise: Promise
 
 
 class Fetched(NamedTuple):

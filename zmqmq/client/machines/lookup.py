@@ -68,8 +68,9 @@ class Lookup:
         for topic in {question.topic for question in questions}:
             self._routing.want(now, topic)
 
-    def pump(self, now: int) -> None:
-        """Ask what can be asked now, and end what is done or overdue."""
+    def pump(self, now: int) -> bool:
+        """Ask what can be asked now, and end what is done or overdue; whether anything ended."""
+        has_ended = False
         for job in list(self._jobs):
             if now >= job.deadline:
                 for question in job.open:
@@ -83,6 +84,8 @@ class Lookup:
             if not job.open and not job.asked_count:
                 self._jobs.remove(job)
                 job.on_done(now, job.answers)
+                has_ended = True
+        return has_ended
 
     def next_wake(self) -> int:
         """When `pump` has something to do next."""

@@ -122,6 +122,12 @@ class Network:
             connection.handle_link(now, link)
             self._forget_closed(socket, connection)
 
+    def note_congestion(self, socket: int, *, is_congested: bool) -> None:
+        """A socket takes no more for now, or takes more again."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.note_congestion(is_congested=is_congested)
+
     def handle_time(self, now: int) -> None:
         """Expire, ping, reopen, and look for a broker while there is none."""
         for connection in list(self.connections.values()):

@@ -58,6 +58,7 @@ class Places:
         """Look up what is not being looked up yet; with `has_end`, the end to stop at too."""
         if now < self._not_before:
             return
+        self._not_before = 0
         looked_up: list[Stream] = []
         stored: list[Stream] = []
         for stream in streams:
@@ -74,7 +75,7 @@ class Places:
 
     def next_wake(self) -> int:
         """When `pump` has something to do next."""
-        return self._not_before if self._not_before else NEVER
+        return self._not_before or NEVER
 
     def _ask_group(self, now: int, streams: list[Stream]) -> None:
         asked = []
@@ -110,7 +111,7 @@ class Places:
             found = {(bytes(e[0]), e[1]): e[2] for e in entries}
         may_retry = isinstance(error, WireError) and error.retriable
         for stream, generation in asked:
-            self._asking.pop(stream, None)
+            self._forget(stream, generation)
             if stream.generation != generation:
                 continue
             if may_retry:
@@ -124,6 +125,10 @@ class Places:
                 stream.place = (
                     Place(PlaceKind.START) if offset is None else Place(PlaceKind.OFFSET, offset)
                 )
+
+    def _forget(self, stream: Stream, generation: int) -> None:
+        if self._asking.get(stream) == generation:
+            del self._asking[stream]
 
     def _ask_leaders(self, now: int, streams: list[Stream], *, has_end: bool) -> None:
         questions: dict[Question, None] = {}
@@ -147,7 +152,7 @@ class Places:
         answers: Answers,
     ) -> None:
         for stream, generation in asked:
-            self._asking.pop(stream, None)
+            self._forget(stream, generation)
             if stream.generation != generation or stream.place is None:
                 continue
             where = stream.topic, stream.partition

@@ -25,6 +25,8 @@ from zmqmq.client.machines.effects import (
     Chance,
     Effect,
     Failure,
+    Observed,
+    Promise,
     Reply,
     Settled,
 )
@@ -74,6 +76,7 @@ class Producer:
         request_timeout: int,
         accumulator: Accumulator,
         guard: AbstractContextManager[object],
+        promise: Promise,
         network: Network,
         routing: Routing,
         chance: Chance,
@@ -82,6 +85,7 @@ class Producer:
         self.accumulator = accumulator
         self.is_closed = False
         self._guard = guard
+        self._promise = promise
         self._network = network
         self._routing = routing
         self._effects = effects
@@ -350,10 +354,15 @@ class Producer:
             self._settle(settled)
 
     def _settle(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            if isinstance(batch.outcome, ZmqmqError):
+                # Nobody may ever look at the handles.
+                detail = f"{batch!r}: {batch.outcome}"
+                self._effects.append(Observed("delivery-failed", detail, is_warning=True))
         with self._guard:
             for batch in batches:
                 self.accumulator.release(batch)
-        self._effects.append(Settled(batches))
+        self._effects.append(Settled(batches, self._promise))
 
     # Topics and the producer id
 

@@ -52,8 +52,8 @@ def plan_compaction(log: Log, now_ms: int, high_watermark: int, compacted_end: i
     """Whether a pass is worth its reading, and over which segments."""
     if log.config.cleanup != "compact":
         return None
-    # Not beyond the checkpoint either: a start replays what lies behind it, and would miss the
-    # producers whose batches are gone.
+    # Not beyond the checkpoint either: a start replays what lies behind the last state below it,
+    # and would miss the producers whose batches are gone.
     end = min(high_watermark, log.flushed_base, log.checkpointed)
     limit_ms = now_ms - log.config.compact_lag_ms
     segments = []

@@ -106,8 +106,10 @@ class Log:
         self.flushed_end = 0
         self.flushed_base = 0
         """The base of the newest segment that a flush has covered, its state included."""
+        self.opened_at = 0
+        """The recovery point that the checkpoint file said when this was opened."""
         self.checkpointed = 0
-        """The recovery point that stands in the checkpoint file."""
+        """The one that it says now; 0 until the first checkpoint since."""
         self.last_append_ms = 0
         self.damage: Damage | None = None
         self.failed: str | None = None
@@ -315,7 +317,7 @@ class Log:
     def recovery_point(self) -> int:
         """What the next checkpoint says. It never falls: of a damaged log that opens with less than
         it had, the next start would take the damage for a torn tail, and cut it."""
-        return max(self.flushed_end, self.checkpointed)
+        return max(self.flushed_end, self.opened_at)
 
     def note_checkpoint(self, recovery_point: int) -> None:
         """A checkpoint with this recovery point is durable."""
@@ -418,8 +420,9 @@ class Log:
         )
         path = f"{self.key.folder}/{file_name(self.end_offset, STATE_SUFFIX)}"
         file = self._disk.open(path, create=True)
-        file.truncate(0)
+        # Not cut first: if it is there it says the same, and may be needed before the next flush.
         file.write(0, [crc32c(body).to_bytes(4, "big"), body])
+        file.truncate(len(body) + 4)
         # Flushed with the data, since a start trusts states at or below the recovery point: an
         # older content under this name must not come back.
         self._unsynced_states.append(file)

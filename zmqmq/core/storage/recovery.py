@@ -77,7 +77,7 @@ def open_log(
     """
     log = Log(disk, key, config, options)
     checkpoint = checkpoint or Checkpoint()
-    log.checkpointed = checkpoint.recovery_point
+    log.opened_at = checkpoint.recovery_point
     disk.make_directory(key.folder)
     bases = _tidy(disk, key.folder)
     segments = [Segment(disk, key.folder, base, options.index_interval_bytes) for base in bases]
@@ -129,7 +129,7 @@ def _begin(log: Log, disk: Disk, offset: int) -> None:
 
 
 def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint) -> None:
-    trusted = _restore_state(log, disk, checkpoint)
+    trusted = _restore_state(log, disk, segments, checkpoint)
     bad: _Bad | None = None
     for number, segment in enumerate(segments):
         if segment.base_offset < log.end_offset:
@@ -156,23 +156,25 @@ def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint)
     if log.damage is None:
         _rewrite_tail(log, checkpoint)
         _remove_stale(log, disk, checkpoint)
-        if trusted < log.end_offset:
-            # What retention and compaction take away stands in states alone.
-            log.save_state()
+        # What retention and compaction take away stands in states alone, so one is flushed before
+        # anything can be taken away: the one that was loaded may never have been.
+        log.save_state()
     log.mark_unsynced(log.segments[-1])
     # Names too: the last process may have been killed before it flushed those that it made.
     log.mark_folder_unsynced(new=True)
 
 
-def _restore_state(log: Log, disk: Disk, checkpoint: Checkpoint) -> int:
+def _restore_state(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint) -> int:
     """Load the newest state at or below the recovery point; from where to replay the log.
 
-    States above it may be of a tail that is gone.
+    States above it may be of a tail that is gone, and what follows those below the first segment
+    can no longer be replayed.
     """
     names = disk.list(log.key.folder)
     offsets = [base_of(name, STATE_SUFFIX) for name in names]
+    first = segments[0].base_offset
     for offset in sorted((o for o in offsets if o is not None), reverse=True):
-        if offset <= checkpoint.recovery_point and log.load_state(offset):
+        if first <= offset <= checkpoint.recovery_point and log.load_state(offset):
             return offset
     return 0
 

@@ -1,0 +1,1 @@
+"""Load against a running broker through the public client, and what it cost."""

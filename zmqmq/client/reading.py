@@ -1,0 +1,388 @@
+"""What both consumers share: fetched bytes to batches and records, and what counts as consumed.
+
+Runs on the thread of whoever reads. Checksums, decompression and records are made here, when they
+are asked for, so the I/O thread only ever moves bytes.
+
+A record counts as consumed when the next one is asked for. For a list that was handed out whole
+this is the next call. For the iterator it is told by the list iterator itself: how many entries
+it has left says which record is in the user's hands, without a line of Python per record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, NamedTuple
+
+from zmqmq.batch.decode import RecordBatch, decode_batches
+from zmqmq.batch.layout import log_seed
+from zmqmq.client.arguments import hooks, place_of
+from zmqmq.client.driver import Driver
+from zmqmq.client.machines.consumer import Consumer as ConsumerMachine
+from zmqmq.client.machines.stream import Chunk, Place, PlaceKind
+from zmqmq.client.options import ConsumerOptions
+from zmqmq.client.trimmed import TrimmedBatch, trimmed
+from zmqmq.errors import ClosedError, ConfigError, CorruptDataError, UsageError, ZmqmqError
+from zmqmq.model.message import Record
+
+Key = tuple[str, int]
+"""Topic and partition."""
+
+
+class Hand(NamedTuple):
+    """A list of records that is being iterated over."""
+
+    key: Key
+    batch: RecordBatch
+    records: list[Record]
+    iterator: Any
+    """The list's iterator, which knows how many it has left."""
+
+    @property
+    def given(self) -> int:
+        """How many the user has been given, the one in their hands included."""
+        return len(self.records) - int(self.iterator.__length_hint__())
+
+    @property
+    def end(self) -> int:
+        """The offset to go on at behind what was given."""
+        given = self.given
+        if given == len(self.records):
+            return self.batch.next_offset
+        return self.records[given - 1].offset + 1
+
+
+class Reader:
+    """The part of a consumer that does not wait. The sync and the aio Consumer add the waiting.
+
+    Attributes of this class are not part of the public interface.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        options: ConsumerOptions,
+        topics: Sequence[str],
+        interceptors: Sequence[object],
+    ) -> None:
+        self._driver = driver
+        self._options = options
+        self._on_receive = hooks(interceptors, "on_receive")
+        start = options.start
+        if start is None:
+            start = "stored" if options.group else "start"
+        place = place_of(start)
+        if place.kind is PlaceKind.STORED and not options.group:
+            raise ConfigError("start is 'stored', which needs a group; name one with group=…")
+        self._place = place
+        self._topics = tuple(dict.fromkeys(topics))
+        self._machine_: ConsumerMachine | None = None
+        self._generations: dict[Key, int] = {}
+        self._paused: set[Key] = set()
+        self._positions: dict[Key, int] = {}
+        """The offset that is handed out next, where something was handed out or sought."""
+        self._consumed: dict[Key, int] = {}
+        """What may be committed."""
+        self._handed: dict[Key, int] = {}
+        """What may be committed once the next is asked for."""
+        self._hand: Hand | None = None
+        self._is_iterating = False
+        """Whether records are handed out one by one, rather than as lists."""
+        self._batches: Iterator[RecordBatch] = iter(())
+        """What is left of the chunk that is being read."""
+        self._chunk: Chunk | None = None
+        self._is_closed = False
+        self._error: BaseException | None = None
+
+    # What the driver calls (driver.Listener)
+
+    def notify(self) -> None:
+        """Something new is there."""
+        raise NotImplementedError
+
+    def commit_due(self, now: int) -> None:
+        """Commit automatically what has been consumed by now."""
+        if self._machine_ is not None and self._options.auto_commit:
+            self._machine_.auto_commit(now, self.consumed())
+
+    def crash(self, error: BaseException) -> None:
+        """The client has a bug or was forked."""
+        self._error = error
+        self.notify()
+
+    # On the I/O thread
+
+    def start(self, _now: int) -> None:
+        """Let the machines know this consumer."""
+        if self._machine_ is None:
+            core = self._driver.core
+            self._machine_ = core.add_consumer(self._options, self._place, self._topics, self)
+            self._driver.listeners.add(self)
+
+    def stop(self, _now: int) -> None:
+        """End it."""
+        if self._machine_ is not None:
+            self._driver.core.remove_consumer(self._machine_)
+            self._driver.listeners.discard(self)
+
+    # On the user's thread
+
+    @property
+    def machine(self) -> ConsumerMachine:
+        """The I/O side; there once `start` has run."""
+        assert self._machine_ is not None
+        return self._machine_
+
+    @property
+    def is_finished(self) -> bool:
+        """With stop_at_end: whether everything has been handed out."""
+        machine = self._machine_
+        return machine is not None and machine.is_finished and not machine.chunks
+
+    def check(self) -> None:
+        """Raise what is wrong, if anything is."""
+        if self._is_closed or self._error is not None:
+            self._driver.check_usable()
+            raise ClosedError("the consumer is closed")
+        self._driver.check_usable()
+
+    def consumed(self) -> dict[Key, int]:
+        """What may be committed now; never past the record in the user's hands."""
+        consumed = dict(self._consumed)
+        hand = self._hand
+        if hand is not None and self._is_iterating and hand.given > 0:
+            in_hand = hand.records[hand.given - 1].offset
+            consumed[hand.key] = max(consumed.get(hand.key, 0), in_hand)
+        return consumed
+
+    def handed_out(self) -> dict[Key, int]:
+        """What may be committed when the user says that it is done with all it was given."""
+        done = {**self._consumed, **self._handed}
+        hand = self._hand
+        if hand is not None and hand.given > 0:
+            done[hand.key] = hand.end
+        return done
+
+    def settle(self) -> None:
+        """The next is asked for: what was handed out before counts as consumed."""
+        self._consumed = self.handed_out()
+        self._handed = {}
+        hand = self._hand
+        if hand is not None and hand.given == len(hand.records):
+            self._hand = None
+
+    def next_batch(self) -> RecordBatch | None:
+        """The next batch that lies ready, after `settle`; None: nothing does.
+
+        Raises what the machine could not mend, once everything that came before has been read.
+        """
+        hand, self._hand = self._hand, None
+        if hand is not None and hand.given < len(hand.records):
+            return TrimmedBatch(hand.batch, hand.given, len(hand.records))
+        while True:
+            try:
+                batch = next(self._batches, None)
+            except CorruptDataError:
+                self._stop_reading_chunk()
+                raise
+            if batch is None:
+                if not self._next_chunk():
+                    return None
+                continue
+            chunk = self._chunk
+            assert chunk is not None
+            mine = trimmed(batch, chunk.position, chunk.stop_at)
+            if mine is None or batch.header.is_control:
+                continue
+            for on_receive in self._on_receive:
+                on_receive(mine)
+            self._positions[mine.topic, mine.partition] = mine.next_offset
+            return mine
+
+    def give_batches(self) -> list[RecordBatch]:
+        """Hand out batches that lie ready, about `fetch_bytes` of them."""
+        self.settle()
+        batches: list[RecordBatch] = []
+        size = 0
+        while size < self._options.fetch_bytes:
+            batch = self._next_batch_after(batches)
+            if batch is None:
+                break
+            batches.append(batch)
+            size += batch.header.size
+            self._handed[batch.topic, batch.partition] = batch.next_offset
+        return batches
+
+    def give_iterator(self) -> Iterator[Record] | None:
+        """Hand out records one after the other; None: nothing lies ready."""
+        self.settle()
+        self._is_iterating = True
+        hand = self._hand or self._take_in_hand()
+        return None if hand is None else hand.iterator
+
+    def give_records(self, max_records: int) -> list[Record]:
+        """Hand out up to so many records of what lies ready, of several batches if need be."""
+        self.settle()
+        self._is_iterating = False
+        records: list[Record] = []
+        while len(records) < max_records:
+            hand = self._hand or self._take_in_hand(records)
+            if hand is None:
+                break
+            records += islice(hand.iterator, max_records - len(records))
+            # The list as a whole is in the user's hands, not only its last record.
+            self._handed[hand.key] = hand.end
+            if hand.given == len(hand.records):
+                self._hand = None
+        return records
+
+    def _next_batch_after(self, before: Sequence[object]) -> RecordBatch | None:
+        """The next batch. What comes `before` an error is handed out first."""
+        try:
+            return self.next_batch()
+        except ZmqmqError as error:
+            if not before:
+                raise
+            self.machine.errors.appendleft(error)
+            return None
+
+    def _take_in_hand(self, before: Sequence[object] = ()) -> Hand | None:
+        batch = self._next_batch_after(before)
+        if batch is None:
+            return None
+        records = batch.records()
+        self._hand = Hand((batch.topic, batch.partition), batch, records, iter(records))
+        return self._hand
+
+    def position(self, topic: str, partition: int) -> int:
+        """The offset of the record that is handed out next; -1 while it is not known."""
+        self._stream_of(topic, partition)
+        key = topic, partition
+        hand = self._hand
+        if hand is not None and hand.key == key and hand.given < len(hand.records):
+            return hand.records[hand.given].offset
+        if key in self._positions:
+            return self._positions[key]
+        return self.machine.streams[key].position
+
+    def assigned(self) -> list[Key]:
+        """Topic and partition of everything that is read, in order."""
+        return sorted(self.machine.streams)
+
+    # Moving about
+
+    def seek(self, topic: str, partition: int, where: int | str | datetime) -> None:
+        """Go on elsewhere."""
+        place = place_of(where)
+        if place.kind is PlaceKind.STORED and not self._options.group:
+            raise UsageError("'stored' needs a consumer with a group")
+        self._stream_of(topic, partition)
+        generation = self._forget(topic, partition)
+        self._consumed.pop((topic, partition), None)
+        self._handed.pop((topic, partition), None)
+        if place.kind is PlaceKind.OFFSET:
+            self._positions[topic, partition] = place.number
+        self._driver.post(self._seek_now, topic, partition, generation, place)
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Hand out nothing of this partition until `resume`."""
+        position = self.position(topic, partition)
+        key = topic, partition
+        if key in self._paused:
+            return
+        self._paused.add(key)
+        if self._hand is not None and self._hand.key == key:
+            self._handed[key] = self._hand.end if self._hand.given else position
+        generation = self._forget(topic, partition)
+        if position >= 0:
+            self._positions[key] = position
+        self._driver.post(self._pause_now, topic, partition, generation)
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Go on where `pause` or the last `seek` left off."""
+        self._stream_of(topic, partition)
+        key = topic, partition
+        if key not in self._paused:
+            return
+        self._paused.discard(key)
+        if key in self._positions:
+            position = self._positions[key]
+            place = Place(PlaceKind.OFFSET, position)
+            self._driver.post(self._seek_now, topic, partition, self._generations[key], place)
+        self._driver.post(self._resume_now, topic, partition)
+
+    def assign_now(self, now: int, partitions: Sequence[Key]) -> None:
+        """On the I/O thread: read these and nothing else."""
+        self.machine.assign(now, partitions)
+
+    def forget_unassigned(self, partitions: Sequence[Key]) -> None:
+        """Drop what is left of partitions that are not read any more."""
+        for topic, partition in self.assigned():
+            if (topic, partition) not in partitions:
+                self._forget(topic, partition)
+                self._paused.discard((topic, partition))
+
+    def _seek_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.seek(*arguments)
+
+    def _pause_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.pause(*arguments)
+
+    def _resume_now(self, _now: int, topic: str, partition: int) -> None:
+        self.machine.resume(topic, partition)
+
+    def _pump_now(self, _now: int) -> None:
+        """Only to have the machines look again."""
+
+    def _forget(self, topic: str, partition: int) -> int:
+        """Whatever was fetched of this partition is stale; its new generation."""
+        key = topic, partition
+        self._generations[key] = self._generations.get(key, 0) + 1
+        self._positions.pop(key, None)
+        hand = self._hand
+        if hand is not None and hand.key == key:
+            # A loop over the consumer is in the middle of this list: let it find the end.
+            deque(hand.iterator, maxlen=0)
+            self._hand = None
+        chunk = self._chunk
+        if chunk is not None and (chunk.stream.topic, chunk.stream.partition) == key:
+            self._batches, self._chunk = iter(()), None
+        return self._generations[key]
+
+    def _stream_of(self, topic: str, partition: int) -> None:
+        if (topic, partition) not in self.machine.streams:
+            raise UsageError(
+                f"{topic}/{partition} is not read by this consumer; it reads "
+                f"{', '.join(f'{t}/{p}' for t, p in self.assigned()[:10]) or 'nothing'}"
+            )
+
+    def _next_chunk(self) -> bool:
+        """Begin with the next chunk that is not stale. Raises what came before it."""
+        machine = self.machine
+        self._chunk = None
+        while machine.chunks:
+            chunk = machine.chunks.popleft()
+            machine.taken += len(chunk.data)
+            if machine.is_starved and machine.buffered_bytes * 2 <= self._options.prefetch_bytes:
+                machine.is_starved = False
+                self._driver.post(self._pump_now)
+            stream = chunk.stream
+            key = stream.topic, stream.partition
+            if chunk.generation != self._generations.get(key, 0):
+                continue
+            self._chunk = chunk
+            seed = log_seed(chunk.topic_id, stream.partition)
+            self._batches = decode_batches(chunk.data, seed, *key)
+            return True
+        if machine.errors:
+            raise machine.errors.popleft()
+        return False
+
+    def _stop_reading_chunk(self) -> None:
+        """A batch is damaged: nothing behind it is handed out, until the user seeks."""
+        chunk = self._chunk
+        assert chunk is not None
+        topic, partition = chunk.stream.topic, chunk.stream.partition
+        self._driver.post(self._pause_now, topic, partition, self._forget(topic, partition))
