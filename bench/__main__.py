@@ -155,7 +155,8 @@ def _idle(server: Server) -> dict[str, float]:
     time.sleep(IDLE_SECONDS)
     after, took = cpu_of(server.pid), time.perf_counter() - began
     resident = resident_bytes(server.pid)
-    assert before and after
+    assert before
+    assert after
     assert resident
     return {
         "idle_cpu_percent": (after.whole - before.whole) / took / 1e7,

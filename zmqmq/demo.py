@@ -47,14 +47,15 @@ class Seen:
     """What was seen of a stream of keyed lines; equal for two streams that promise the same."""
 
     lines: int = 0
-    bytes: int = 0
+    size: int = 0
+    """Bytes of all lines, without their keys."""
     keys: dict[bytes, hashlib.blake2b] = field(default_factory=dict)
     """Key to the checksum of its lines in their order."""
 
     def add(self, key: bytes, value: bytes) -> None:
         """Take one line in."""
         self.lines += 1
-        self.bytes += len(value)
+        self.size += len(value)
         checksum = self.keys.get(key)
         if checksum is None:
             checksum = self.keys[key] = hashlib.blake2b(digest_size=16)
@@ -67,8 +68,8 @@ class Seen:
         found = []
         if other.lines != self.lines:
             found.append(f"{self.lines:,} lines were sent, {other.lines:,} came back")
-        if other.bytes != self.bytes:
-            found.append(f"{self.bytes:,} bytes were sent, {other.bytes:,} came back")
+        if other.size != self.size:
+            found.append(f"{self.size:,} bytes were sent, {other.size:,} came back")
         wrong = sorted(
             key.decode()
             for key in self.keys.keys() | other.keys.keys()
@@ -95,13 +96,13 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="zmqmq-demo-") as folder:
             file = Path(folder) / "lines.tsv"
             sent = write_lines(file)
+            python = f"{sys.version_info[0]}.{sys.version_info[1]}"
             console.print(
-                f"[bold]{sent.lines:,}[/] lines of {len(sent.keys):,} modules of Python "
-                f"{sys.version_info[0]}.{sys.version_info[1]}, {sent.bytes / 1e6:.1f} MB, "
-                f"in {file}"
+                f"input   [bold]{sent.lines:,}[/] lines of Python {python}'s own source, "
+                f"{sent.size / 1e6:.1f} MB,\n        keyed by module ({len(sent.keys):,})"
             )
             with broker(Path(folder) / "data") as (address, pid):
-                console.print(f"broker on {address}, process {pid}, data in {folder}/data")
+                console.print(f"broker  {address}, process {pid}\ndata    {folder}/data\n")
                 problems = demonstrate(console, address, file, sent)
     except (ZmqmqError, OSError) as error:
         console.print(f"[bold red]it failed:[/] {error}")
@@ -111,8 +112,8 @@ def main() -> int:
             console.print(f"[bold red]wrong:[/] {problem}")
         return 1
     console.print(
-        f"[bold green]verified[/] every line is there once, unchanged and in the order of its key "
-        f"({monotonic() - begun:.1f} s in all)\n"
+        "\n[bold green]verified:[/] every line is there once, unchanged, in the order of its key\n"
+        f"{monotonic() - begun:.1f} s in all\n"
     )
     console.print(WHAT_NEXT)
     return 0
@@ -120,11 +121,11 @@ def main() -> int:
 
 WHAT_NEXT: Final = """\
 What next:
-  [bold]zmqmq broker[/]                          a broker that keeps its data, on 127.0.0.1:5755
+  [bold]zmqmq broker[/]                                  a broker that keeps its data
   [bold]zmqmq topics create orders -p 4[/]
   [bold]echo 'k1:hello' | zmqmq produce orders -K :[/]
   [bold]zmqmq consume orders -e -f '%p %o %k %v\\n'[/]
-  [bold]zmqmq overview[/]                        topics, offsets, groups and their lag"""
+  [bold]zmqmq overview[/]                                topics, offsets, groups, lag"""
 
 
 def demonstrate(console: Console, address: str, file: Path, sent: Seen) -> list[str]:
@@ -151,7 +152,7 @@ def demonstrate(console: Console, address: str, file: Path, sent: Seen) -> list[
 
 
 def _add_row(table: Table, name: str, seen: Seen, seconds: float) -> None:
-    megabytes = seen.bytes / 1e6
+    megabytes = seen.size / 1e6
     table.add_row(
         name,
         f"{seen.lines:,}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from zmqmq.errors import ConfigError
+from zmqmq.errors import ConfigError, OffsetOutOfRangeError
 from zmqmq_cli.formats import Batch, parse_format
 from zmqmq_cli.options import Command, number
 from zmqmq_cli.output import Output
@@ -104,9 +104,10 @@ def consume(
         raise typer.BadParameter("stored is what a group stored; name one with -g")
     limit = None if count is None else number(count, "-n/--count")
     only = [number(text, "-p/--partition") for text in partition or []]
-    with (
-        connected(ctx, topic) as client,
-        client.consumer(
+    with connected(ctx, topic) as client:
+        if isinstance(start, int) and start > 0:
+            _check_reachable(client.offsets(topic, "end"), start, only)
+        with client.consumer(
             topic,
             group=group,
             start=start,
@@ -115,13 +116,22 @@ def consume(
             auto_commit=False,
             stop_at_end=exit_at_end,
             fetch_bytes=FETCH_BYTES,
-        ) as consumer,
-    ):
-        reading = Reading(consumer, output, printer, limit, commits=group is not None)
-        try:
-            reading.run()
-        finally:
-            reading.end()
+        ) as consumer:
+            reading = Reading(consumer, output, printer, limit, commits=group is not None)
+            try:
+                reading.run()
+            finally:
+                reading.end()
+
+
+def _check_reachable(ends: dict[int, int], offset: int, only: list[int]) -> None:
+    """An offset behind the end is a mistake: with -e it would silently print nothing."""
+    short = [p for p, end in ends.items() if end < offset and (p in only or not only)]
+    if short:
+        raise OffsetOutOfRangeError(
+            f"offset {offset} is behind the end of partition {short[0]}, which is "
+            f"{ends[short[0]]}; -p chooses partitions, -o -N the last N of each"
+        )
 
 
 def _printer(output: Output, form: str | None) -> Printer:

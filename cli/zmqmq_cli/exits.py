@@ -91,7 +91,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (PermissionError, Exit.DENIED),
 )
 _HINTS: Final[dict[Code, str]] = {
-    Code.UNKNOWN_TOPIC: "zmqmq topics list shows what there is; zmqmq topics create NAME makes one",
+    Code.UNKNOWN_TOPIC: "zmqmq topics list shows what there is",
     Code.TOPIC_EXISTS: "--if-not-exists is content with the one that is there",
     Code.UNKNOWN_PARTITION: "zmqmq topics describe NAME shows the partitions",
     Code.OFFSET_OUT_OF_RANGE: "zmqmq overview shows the offsets; -o start or -o end always exist",

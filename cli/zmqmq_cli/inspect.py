@@ -13,7 +13,7 @@ from zmqmq_cli.exits import Exit
 from zmqmq_cli.options import Command, Group
 from zmqmq_cli.output import Output
 from zmqmq_cli.session import output_of
-from zmqmq_cli.tables import Table, clock_time, human_bytes, plural
+from zmqmq_cli.tables import Size, Table, clock_time, plural
 
 if TYPE_CHECKING:
     from zmqmq.runtime.offline_reader import Report
@@ -119,13 +119,13 @@ def _show(output: Output, report: Report) -> None:
 
 def _report_tables(report: Report) -> list[Table]:
     head = Table(["broker", "cluster", "last stop", "logs", "size"])
-    size = human_bytes(sum(log.bytes for log in report.logs))
+    size = Size(sum(log.bytes for log in report.logs))
     stop = "clean" if report.clean else "not clean"
     head.rows.append((report.broker, report.cluster, stop, len(report.logs), size))
     logs = Table(["topic", "partition", "state", "start", "end", "batches", "records", "size"])
     for log in sorted(report.logs, key=lambda log: (log.topic, log.partition)):
         where = (log.topic, log.partition, log.status, log.start, log.end)
-        logs.rows.append((*where, log.batches, log.records, human_bytes(log.bytes)))
+        logs.rows.append((*where, log.batches, log.records, Size(log.bytes)))
     notes = [f"{log.folder}: {log.detail}" for log in report.logs if log.detail] + report.actions
     tables = [head, logs]
     if notes:

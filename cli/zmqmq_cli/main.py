@@ -128,7 +128,9 @@ def run(argv: list[str]) -> int:
 
 
 def _of_command_line(error: Any) -> Verdict:  # noqa: ANN401
-    message = error.format_message()
+    # Where typer would answer a noun alone with its whole help, all nouns answer alike.
+    is_bare = type(error).__name__ == "NoArgsIsHelpError"
+    message = "missing command" if is_bare else error.format_message()
     ctx = getattr(error, "ctx", None)
     hint = f"see {ctx.command_path} --help" if ctx is not None else ""
     return Verdict(Exit.USAGE, "USAGE", message[:1].lower() + message[1:].rstrip("."), hint)

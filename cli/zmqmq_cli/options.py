@@ -95,7 +95,7 @@ def _declared(
         typer.Option(
             "--timeout",
             metavar="DURATION",
-            help="How long to wait for a connection (default 10s) or an answer (30s).",
+            help="How long to wait for a connection (default 3s) or an answer (30s).",
             callback=_remember,
             expose_value=False,
         ),

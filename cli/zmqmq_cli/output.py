@@ -7,10 +7,11 @@ is plain columns, never cut.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any, BinaryIO, Final
@@ -67,12 +68,20 @@ class Output:
     def error(self, message: str, *, code: str, hint: str = "", retriable: bool = False) -> None:
         """What went wrong; one JSON object when JSON was asked for."""
         if self.form == "table":
-            self._talk(f"{_red('error:')} {message}")
+            self._talk(f"{_red('error:')} {_wrapped(message, 'error: ')}")
             if hint:
-                self._talk(f"{_dim('hint:')} {hint}")
+                self._talk(f"{_dim('hint:')} {_wrapped(hint, 'hint: ')}")
             return
         body = {"code": code, "message": message, "hint": hint, "retriable": retriable}
         self._talk(json.dumps({"error": body}, ensure_ascii=False))
+
+    def ask(self, question: str) -> str | None:
+        """What the person at the terminal answers; None when there is none."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        sys.stderr.write(f"{question}: ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip()
 
     def progress(self, text: str) -> None:
         """Show how far we are, in place of what was shown before; too soon after it, nothing."""
@@ -105,14 +114,22 @@ class Output:
         draw(tables)
 
 
-def as_json(value: bytes | None) -> str | dict[str, str] | None:
-    """Bytes as JSON can hold them: text, or {"base64": …} where they are not UTF-8."""
-    if value is None:
-        return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
+def _wrapped(text: str, label: str) -> str:
+    """The text behind a label, broken between words where a terminal would break them."""
+    if not sys.stderr.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 40)
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            initial_indent=" " * len(label),
+            subsequent_indent=" " * len(label),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    ).lstrip()
 
 
 def _red(text: str) -> str:

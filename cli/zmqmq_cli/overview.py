@@ -8,7 +8,7 @@ import typer
 
 from zmqmq_cli.options import Command
 from zmqmq_cli.session import connected, output_of
-from zmqmq_cli.tables import Table, clock_time, human_bytes, plural
+from zmqmq_cli.tables import Size, Table, clock_time, plural, size_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -65,7 +65,7 @@ def broker_table(broker: dict[str, Any]) -> Table:
             broker["server"],
             broker["sessions"],
             broker["topics"],
-            human_bytes(broker["bytes"]),
+            Size(broker["bytes"]),
             f"{plural(offline, 'partition')} offline" if offline else "serving",
         )
     )
@@ -79,14 +79,13 @@ def partitions_table(topics: list[dict[str, Any]]) -> Table:
     trouble = any("error" in line for line in lines)
     table = Table([*columns, *(["trouble"] if trouble else [])])
     for line in lines:
-        size = line.get("bytes")
         row = [
             line["topic"],
             line["partition"],
             line.get("start"),
             line.get("committed_end"),
             line.get("records"),
-            None if size is None else human_bytes(size),
+            size_of(line.get("bytes")),
             clock_time(line.get("last_append_ms")),
         ]
         table.rows.append([*row, line.get("error")] if trouble else row)

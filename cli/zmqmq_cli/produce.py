@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -14,18 +14,20 @@ from typing import Annotated, Final, Literal, cast
 
 import typer
 
+from zmqmq.errors import TimedOutError
 from zmqmq_cli.exits import PartialError
 from zmqmq_cli.formats import unescape
 from zmqmq_cli.lines import InputError, lines_of
 from zmqmq_cli.options import Command, choice, number
 from zmqmq_cli.output import Output
-from zmqmq_cli.sending import Sender, Shape, parse_headers
+from zmqmq_cli.sending import OUTSTANDING_MAX, Sender, Shape, parse_headers
 from zmqmq_cli.session import connected, output_of
 from zmqmq_cli.tables import human_bytes, human_count, plural
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 ACKS: Final[dict[str, Literal[0, 1, "all"]]] = {"0": 0, "1": 1, "all": "all"}
+INTERRUPT_SECONDS: Final = 3.0
 BATCH_BYTES: Final = 256 * 1024
 """Larger than the client's default: here throughput counts, and lines come by the megabyte."""
 
@@ -100,15 +102,16 @@ def produce(
     codec = choice(compression, ("none", "lz4", "zstd"), "-z/--compression")
     inputs = [Input(name) for name in files or ["-"]]
     output = output_of(ctx)
-    with connected(ctx, topic) as client:
-        client.topics.describe(topic)  # an unknown topic is told before anything is read
-        with client.producer(
+    with (
+        connected(ctx, topic) as client,
+        client.producer(
             topic,
             acks=chosen_acks,
             compression=cast("Literal['none', 'lz4', 'zstd']", codec),
             batch_bytes=BATCH_BYTES,
-        ) as producer:
-            _run(output, Sender(producer, shape), inputs, topic)
+        ) as producer,
+    ):
+        _run(output, Sender(producer, shape), inputs, topic)
 
 
 @dataclass(slots=True)
@@ -150,6 +153,12 @@ def _run(output: Output, sender: Sender, inputs: list[Input], topic: str) -> Non
                     first_number += len(lines)
                     output.progress(_progress(sender, monotonic() - begun, total))
         sender.settle()
+    except KeyboardInterrupt:
+        # What was read is finished, but nobody who pressed Ctrl-C waits for a broker that hangs.
+        with suppress(TimedOutError):
+            sender.producer.close(INTERRUPT_SECONDS)
+        sender.settle(OUTSTANDING_MAX)
+        raise
     except InputError as error:
         sender.settle()
         if sender.stored:
@@ -172,8 +181,8 @@ def _report(output: Output, sender: Sender, topic: str, seconds: float) -> None:
     rate = sender.stored / max(seconds, 0.000_001)
     speed = human_bytes(sender.sent_bytes / max(seconds, 0.000_001))
     output.say(
-        f"{plural(sender.stored, 'record')} stored in {topic}, {human_bytes(sender.sent_bytes)} "
-        f"in {seconds:.2f} s: {human_count(rate)} records/s, {speed}/s"
+        f"{plural(sender.stored, 'record')} stored: {human_bytes(sender.sent_bytes)} "
+        f"in {seconds:.2f} s, {human_count(rate)} records/s, {speed}/s"
     )
     if output.form != "table":
         partitions = {str(p): count for p, count in sorted(sender.by_partition.items())}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from base64 import b64encode
 from collections.abc import Callable
+from itertools import repeat
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from zmqmq.model.message import Headers
 from zmqmq_cli.formats import Batch, Formatter
-from zmqmq_cli.output import as_json
 
 Printer = Callable[[Batch], bytes]
 """From a batch to what stdout gets for it."""
@@ -73,12 +74,12 @@ class JSONPrinter:
         self._is_begun = False
 
     def __call__(self, batch: Batch) -> bytes:
-        lines = [json.dumps(record, ensure_ascii=False) for record in _objects(batch)]
+        lines = _objects(batch)
         if not self._is_array:
-            return ("\n".join(lines) + "\n").encode(errors="surrogatepass")
+            return ("\n".join(lines) + "\n").encode()
         lead = ",\n" if self._is_begun else "[\n"
         self._is_begun = True
-        return (lead + ",\n".join(lines)).encode(errors="surrogatepass")
+        return (lead + ",\n".join(lines)).encode()
 
     def end(self) -> bytes:
         """What closes the array, also an empty one."""
@@ -87,28 +88,38 @@ class JSONPrinter:
         return b"\n]\n" if self._is_begun else b"[]\n"
 
 
-FIELDS: Final = (
-    "topic",
-    "partition",
-    "offset",
-    "timestamp_ms",
-    "key",
-    "value",
-    "headers",
-    "tag",
+_RECORD: Final = (
+    '{"topic": %s, "partition": %d, "offset": %d, "timestamp_ms": %d, "key": %s, "value": %s, '
+    '"headers": %s, "tag": %s}'
 )
-"""Of a record in JSON, in this order."""
+"""Filled in by one `%` a record: `json.dumps` of a dictionary takes five times as long."""
 
 
-def _objects(batch: Batch) -> list[dict[str, Any]]:
+def _objects(batch: Batch) -> list[str]:
     columns = zip(
+        repeat(encode_basestring(batch.topic)),
+        repeat(batch.partition),
         batch.offsets,
         batch.timestamps_ms,
         map(as_json, batch.keys),
         map(as_json, batch.values),
-        ([[name, as_json(value)] for name, value in headers] for headers in batch.headers),
-        batch.tags,
-        strict=True,
+        map(_headers, batch.headers),
+        ("null" if tag is None else encode_basestring(tag) for tag in batch.tags),
+        strict=False,
     )
-    where = (batch.topic, batch.partition)
-    return [dict(zip(FIELDS, (*where, *row), strict=True)) for row in columns]
+    return [_RECORD % row for row in columns]
+
+
+def as_json(value: bytes | None) -> str:
+    """Bytes as JSON can hold them: text, or {"base64": "…"} where they are not UTF-8."""
+    if value is None:
+        return "null"
+    try:
+        return encode_basestring(value.decode())
+    except UnicodeDecodeError:
+        return f'{{"base64": "{b64encode(value).decode()}"}}'
+
+
+def _headers(headers: Headers) -> str:
+    pairs = [f"[{encode_basestring(name)}, {as_json(value)}]" for name, value in headers]
+    return f"[{', '.join(pairs)}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -15,6 +15,10 @@ from zmqmq_cli.output import Output
 
 if TYPE_CHECKING:
     from zmqmq import Client
+
+CONNECT_MS: Final = 3_000
+"""Less than a program waits: somebody sits there, and the broker is usually there or not."""
+REQUEST_MS: Final = 30_000
 
 
 def output_of(ctx: typer.Context) -> Output:
@@ -36,8 +40,8 @@ def connected(ctx: typer.Context, topic: str | None = None) -> Iterator[Client]:
     with zmqmq.connect(
         chosen.servers,
         client_name="zmqmq-cli",
-        request_timeout_ms=wait or 30_000,
-        connect_timeout_ms=wait or 10_000,
+        request_timeout_ms=wait or REQUEST_MS,
+        connect_timeout_ms=wait or CONNECT_MS,
     ) as client:
         try:
             yield client

@@ -16,12 +16,18 @@ class Table:
     title: str = ""
 
 
+class Size(int):
+    """A number of bytes: a table writes it for people, JSON as it is."""
+
+
 def cell(value: object) -> str:
     """A value as a table shows it."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Size):
+        return human_bytes(value)
     return str(value)
 
 
@@ -92,8 +98,15 @@ def exact_bytes(count: int) -> str:
     return str(count)
 
 
+def size_of(count: int | None) -> Size | None:
+    """A cell for a number of bytes that may be unknown."""
+    return None if count is None else Size(count)
+
+
 def clock_time(ms: int | None) -> str | None:
-    """A moment by this machine's clock, to the second; None for one that never was."""
+    """A moment by this machine's clock, without the year while it lasts; None for none."""
     if not ms or ms < 0:
         return None
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    moment = datetime.fromtimestamp(ms / 1000, UTC).astimezone()
+    is_recent = moment.year == datetime.now(UTC).astimezone().year
+    return moment.strftime("%m-%d %H:%M:%S" if is_recent else "%Y-%m-%d %H:%M:%S")

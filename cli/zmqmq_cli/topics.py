@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +11,10 @@ from zmqmq.model.setting import Unit, settings_of
 from zmqmq.model.topics import TopicConfig
 from zmqmq_cli.exits import Exit
 from zmqmq_cli.options import Command, Group, number
+from zmqmq_cli.output import Output
 from zmqmq_cli.overview import plain
 from zmqmq_cli.session import connected, output_of
-from zmqmq_cli.tables import Table, clock_time, exact_bytes, exact_ms, human_bytes, plural
+from zmqmq_cli.tables import Size, Table, clock_time, exact_bytes, exact_ms, plural, size_of
 
 if TYPE_CHECKING:
     from zmqmq import TopicInfo
@@ -108,29 +108,27 @@ def describe(ctx: typer.Context, name: Name) -> None:
 def description_tables(topic: dict[str, Any]) -> list[Table]:
     """The topic, its partitions, its settings."""
     partitions = topic["partitions"]
-    head = Table(["topic", "partitions", "replicas", "records", "size", "id"])
+    head = Table(["topic", "partitions", "replicas", "records", "size"], title=f"id {topic['id']}")
     head.rows.append(
         (
             topic["name"],
             len(partitions),
             topic["replicas"],
             sum(p.get("records", 0) for p in partitions),
-            human_bytes(sum(p.get("bytes", 0) for p in partitions)),
-            topic["id"],
+            Size(sum(p.get("bytes", 0) for p in partitions)),
         )
     )
     columns = ["partition", "leader", "start", "end", "records", "size", "segments", "last record"]
     trouble = any("error" in partition for partition in partitions)
     rows = Table([*columns, *(["trouble"] if trouble else [])])
     for line in partitions:
-        size = line.get("bytes")
         row = [
             line["partition"],
             line["leader"],
             line.get("start"),
             line.get("committed_end"),
             line.get("records"),
-            None if size is None else human_bytes(size),
+            size_of(line.get("bytes")),
             line.get("segments"),
             clock_time(line.get("last_append_ms")),
         ]
@@ -178,19 +176,19 @@ def delete(
     with connected(ctx, name) as client:
         if not yes:
             client.topics.describe(name)  # a name that is wrong is told before the question
-            _confirm(name)
+            _confirm(output, name)
         client.topics.delete(name)
     output.say(f"topic {name} is deleted")
     if output.form != "table":
         output.show({"deleted": name}, [])
 
 
-def _confirm(name: str) -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+def _confirm(output: Output, name: str) -> None:
+    answer = output.ask(f"type the name to delete {name} and all its records")
+    if answer is None:
         raise typer.BadParameter("nobody is there to be asked; -y deletes without asking")
-    answer = typer.prompt(f"Type the name to delete {name} and its records", err=True)
     if answer != name:
-        typer.echo("nothing is deleted", err=True)
+        output.say("nothing is deleted")
         raise typer.Exit(Exit.FAILURE)
 
 

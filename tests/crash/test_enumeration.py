@@ -20,9 +20,9 @@ from tests.support.sim_disk import SimDisk
 from zmqmq.model.topics import TopicConfig
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
-SEEDS = 24 * SCALE
+SEEDS = 16 * SCALE
 STATES_MIN = 100_000
-STATES_A_CUT = 18
+STATES_A_CUT = 12
 """States looked at for each operation, or all where there are fewer."""
 
 DROPPING = TopicConfig(segment_bytes=1200, capacity_bytes=4_096, full="drop-oldest")
@@ -48,7 +48,7 @@ class Enumeration:
         for life in range(3):
             driver = self.start(disk, known)
             driver.serve()
-            walk(driver, self.rng, 26, self.keys)
+            walk(driver, self.rng, 24, self.keys)
             is_clean = self.rng.random() < 0.5
             if is_clean:
                 driver.close()
@@ -83,10 +83,10 @@ class Enumeration:
         if not goes_on:
             return
         driver.serve()
-        if depth < 2 and self.rng.random() < (0.3, 0.1)[depth]:
+        if depth < 2 and self.rng.random() < (0.05, 0.1)[depth]:
             # Crash the start itself, at each of its operations, and the one after that.
-            self.every_cut(state, driver, 4, depth + 1)
-        if self.rng.random() < 0.25:
+            self.every_cut(state, driver, 3, depth + 1)
+        if self.rng.random() < 0.2:
             walk(driver, self.rng, 4, self.keys)
             known = driver.story.marks[-1]
             for after in self.states_at(state, len(state.operations), 2):

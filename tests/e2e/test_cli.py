@@ -6,51 +6,25 @@ import base64
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ZMQMQ = [sys.executable, "-m", "zmqmq_cli.main"]
-EVERY_BYTE = bytes(byte for byte in range(256) if byte != 0x0A)
-FORMATS = ("table", "json", "jsonl")
-SECONDS = 60
-
-_numbers = count()
-
-
-def start_broker(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A broker that serves, and its address."""
-    with folder.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(
-            [*ZMQMQ, "broker", "--data-dir", str(folder), "--bind", "127.0.0.1:0", *options],
-            stdout=subprocess.PIPE,
-            stderr=log,
-        )
-    assert process.stdout is not None
-    assert select.select([process.stdout], [], [], SECONDS)[0], "no ready line"
-    line = process.stdout.readline().decode()
-    found = re.search(r"127\.0\.0\.1:\d+", line)
-    assert "ready" in line
-    assert found, line
-    return process, found[0]
-
-
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """End a broker as an operator does; its exit code."""
-    process.terminate()
-    try:
-        process.communicate(timeout=30)
-    finally:
-        process.kill()
-    return process.wait()
+from tests.e2e.command_line import (
+    CLI,
+    EVERY_BYTE,
+    FORMATS,
+    SECONDS,
+    ZMQMQ,
+    parsed,
+    start_broker,
+    stop,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,68 +35,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert stop(process) == 0
 
 
-class CLI:
-    """Runs the command line against one broker."""
-
-    def __init__(self, servers: str) -> None:
-        self.environ = {**os.environ, "ZMQMQ_SERVERS": servers}
-
-    def __call__(
-        self, *argv: str, stdin: bytes = b"", code: int = 0
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command; it must end with this code."""
-        done = subprocess.run(
-            [*ZMQMQ, *argv],
-            input=stdin,
-            capture_output=True,
-            env=self.environ,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stderr.decode()}"
-        return done
-
-    def start(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command that the test ends."""
-        return subprocess.Popen(
-            [*ZMQMQ, *argv],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environ,
-            **options,
-        )
-
-    def json(self, *argv: str, stdin: bytes = b"") -> Any:
-        """What a command prints as JSON."""
-        return json.loads(self(*argv, "-O", "json", stdin=stdin).stdout)
-
-    def topic(self, *lines: bytes, partitions: int = 1, **settings: str) -> str:
-        """A new topic with these records; its name."""
-        name = f"t{next(_numbers)}"
-        pairs = [f"-c{key}={value}" for key, value in settings.items()]
-        self("topics", "create", name, "-p", str(partitions), *pairs)
-        if lines:
-            self("produce", name, stdin=b"".join(line + b"\n" for line in lines))
-        return name
-
-
 @pytest.fixture(scope="module")
 def cli(servers: str) -> CLI:
     return CLI(servers)
-
-
-def parsed(done: subprocess.CompletedProcess[bytes], form: str) -> list[Any]:
-    """Stdout, read back in the format it is said to have."""
-    text = done.stdout.decode()
-    if form == "json":
-        body = json.loads(text)
-        if isinstance(body, dict):
-            assert body["schema"] == 1
-        return [body]
-    if form == "jsonl":
-        return [json.loads(line) for line in text.splitlines()]
-    assert "\x1b" not in text, "colours in a pipe"
-    return text.splitlines()
 
 
 # Every command in every format
@@ -154,7 +69,8 @@ def test_topics_in_every_format(cli: CLI, form: str) -> None:
     cli("topics", "alter", name, "-p", "4", "-c", "retention_ms=", *option)
     described = parsed(cli("topics", "describe", name, *option), form)
     if form == "table":
-        assert described[0].startswith("TOPIC")
+        assert described[0].startswith("id ")
+        assert described[1].startswith("TOPIC")
         assert any(re.match(r"retention_ms\s+7d\s+by default", line) for line in described)
     else:
         assert len(described[0]["partitions"]) == 4
@@ -170,7 +86,7 @@ def test_topics_in_every_format(cli: CLI, form: str) -> None:
 def test_produce_and_consume_in_every_format(cli: CLI, form: str) -> None:
     name = cli.topic()
     done = cli("produce", name, "-O", form, "-k", "key", "-H", "h=1", "-H", "g=2", stdin=b"a\nb\n")
-    assert b"2 records stored in" in done.stderr
+    assert b"2 records stored:" in done.stderr
     if form == "table":
         assert done.stdout == b""
     else:
@@ -234,9 +150,10 @@ def test_every_byte_but_a_newline_comes_back_as_it_was(cli: CLI, tmp_path: Path)
     file = tmp_path / "lines"
     file.write_bytes(b"\n".join(lines))  # the last without a newline
     name = cli.topic()
-    cli("produce", name, str(file))
+    cli.process("produce", name, str(file))
 
-    assert cli("consume", name, "-e").stdout == b"".join(line + b"\n" for line in lines)
+    out = cli.process("consume", name, "-e").stdout
+    assert out == b"".join(line + b"\n" for line in lines)
     values = [record["value"] for record in cli.json("consume", name, "-e")]
     assert values[0] == {"base64": base64.b64encode(EVERY_BYTE).decode()}
     assert values[4] == "grün"
@@ -367,6 +284,18 @@ def test_without_an_end_it_waits_for_more(cli: CLI) -> None:
     assert (reader.returncode, out, err) == (130, b"", b"")
 
 
+def test_an_array_that_is_stopped_is_still_an_array(cli: CLI) -> None:
+    name = cli.topic(b"first")
+    reader = cli.start("consume", name, "-O", "json")
+    assert reader.stdout is not None
+    begun = reader.stdout.readline() + os.read(reader.stdout.fileno(), 1 << 16)
+    reader.send_signal(signal.SIGINT)
+    out, _ = reader.communicate(timeout=SECONDS)
+
+    assert reader.returncode == 130
+    assert [record["value"] for record in json.loads(begun + out)] == ["first"]
+
+
 def test_lines_typed_slowly_are_sent_at_once(cli: CLI) -> None:
     name = cli.topic()
     writer = cli.start("produce", name, stdin=subprocess.PIPE)
@@ -374,11 +303,24 @@ def test_lines_typed_slowly_are_sent_at_once(cli: CLI) -> None:
     writer.stdin.write(b"now\n")
     writer.stdin.flush()
     assert cli("consume", name, "-n", "1").stdout == b"now\n"
-    writer.stdin.write(b"later")
-    writer.stdin.close()
-    assert writer.wait(SECONDS) == 0
+    writer.communicate(b"later", timeout=SECONDS)
+    assert writer.returncode == 0
     assert cli("consume", name, "-e").stdout == b"now\nlater\n"
-    writer.communicate()
+
+
+def test_ctrl_c_stores_what_was_read(cli: CLI) -> None:
+    name = cli.topic()
+    writer = cli.start("produce", name, stdin=subprocess.PIPE)
+    assert writer.stdin is not None
+    writer.stdin.write(b"one\ntwo\nhalf a li")
+    writer.stdin.flush()
+    assert cli("consume", name, "-n", "2").stdout == b"one\ntwo\n"
+    writer.send_signal(signal.SIGINT)
+    out, err = writer.communicate(timeout=SECONDS)
+
+    assert (writer.returncode, out) == (130, b"")
+    assert b"2 records stored" in err
+    assert cli("consume", name, "-e").stdout == b"one\ntwo\n"
 
 
 # Exit codes and errors

@@ -16,7 +16,7 @@ import typer
 import typer.main
 from zmqmq_cli.exits import MEANINGS
 from zmqmq_cli.main import COMMANDS, app
-from zmqmq_cli.options import with_globals
+from zmqmq_cli.options import is_argument, usage_of, with_globals
 from zmqmq_cli.tables import exact_bytes, exact_ms
 
 from zmqmq import errors
@@ -140,8 +140,9 @@ def command_line() -> str:
     parts.append(
         "## Options of every command\n\nBefore or after the command, with the same meaning.\n"
     )
-    parts.append(_table(["option", "meaning"], [_param_row(p) for p in root.params]))
-    everywhere = {name for param in root.params for name in param.opts}
+    shared = [param for param in root.params if param.name != "version"]
+    parts.append(_table(["option", "meaning"], [_param_row(param) for param in shared]))
+    everywhere = {name for param in shared for name in param.opts}
     for name in COMMANDS:
         command = root.get_command(None, name)
         parts += _command_parts(command, f"zmqmq {name}", everywhere, "##")
@@ -165,17 +166,19 @@ def _command_parts(command: Any, path: str, everywhere: set[str], level: str) ->
 
 
 def _usage(param: Any) -> str:
-    metavar = param.metavar or ""
-    if param.param_type_name == "argument":
-        return str(metavar)
+    if is_argument(param):
+        return usage_of(param)
     flag = param.opts[0]
-    return f"[{flag}]" if param.is_flag else f"[{flag} {metavar}]" + "…" * bool(param.multiple)
+    return (
+        f"[{flag}]" if param.is_flag else f"[{flag} {param.metavar}]" + "…" * bool(param.multiple)
+    )
 
 
 def _param_row(param: Any) -> list[str]:
-    meaning = " ".join((param.help or "").split())
-    if param.param_type_name == "argument":
-        return [f"`{param.metavar}`", meaning]
+    # In Markdown a backslash is an escape itself, but not between backquotes.
+    meaning = re.sub(r"\\[\\\w]+", r"`\g<0>`", " ".join((param.help or "").split()))
+    if is_argument(param):
+        return [f"`{usage_of(param)}`", meaning]
     default = param.default
     if isinstance(default, str) and default:
         meaning += f" [default: {default}]"

@@ -7,6 +7,7 @@ step that is too much shows as latency that grows for as long as the step lasts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ FOLLOWS: Final = 0.95
 BUSY: Final = 0.85
 """A thread, a process or the disk that works for this share of the time is the limit."""
 DRAIN_SECONDS: Final = 120
+_MACHINE: Final = "CPU of the machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,12 @@ class Shares:
     """CPU of the broker in cores."""
     broker_loop: float | None
     """Its event loop: one thread, so 1.0 is full."""
-    disk: float | None
+    disk: float
     """The time during which a flush was under way."""
     machine: float | None
     """All cores of this machine together, whoever used them."""
+    others: float | None
+    """CPU in cores that neither this process nor the broker used."""
     throttled: int
     """Requests that the broker refused because too much waited for its disk."""
     blocked: float
@@ -72,14 +76,16 @@ class Shares:
             (self.broker_loop, "broker CPU", "the broker's event loop"),
             (self.client, "client CPU", "this process"),
             (self.disk, "disk", "a flush"),
-            (self.machine, "CPU of the machine", "all cores"),
+            (self.machine, _MACHINE, "all cores"),
         )
         full = [(share, name, what) for share, name, what in reasons if share and share >= BUSY]
         if self.throttled:
             return f"disk: {self.throttled} requests throttled, too much waited to be flushed"
         if full:
             share, name, what = max(full)
-            return f"{name}: {what} was busy {share:.0%} of the time"
+            others = f", {self.others:.1f} cores of it by others" if self.others else ""
+            beside = others if name == _MACHINE else ""
+            return f"{name}: {what} busy {share:.0%} of the time{beside}"
         if self.blocked >= BUSY / 2:
             return f"credit: the producer's buffer was full {self.blocked:.0%} of the time"
         known = [(share, name) for share, name, _ in reasons if share is not None]
@@ -110,14 +116,19 @@ class _Probe:
         if then.broker and now.broker:
             broker = (now.broker.whole - then.broker.whole) / took
             loop = (now.broker.main_thread - then.broker.main_thread) / took
+        client = (now.client - then.client) / took
+        others = None
+        if idle is not None and broker is not None:
+            others = max((1 - idle) * (os.cpu_count() or 1) - client - broker, 0.0)
         return Shares(
-            client=(now.client - then.client) / took,
+            client=client,
             client_thread=max(threads, default=0) / took,
             broker=broker,
             broker_loop=loop,
-            disk=_share(then.counters, now.counters, "flush_ns", took),
+            disk=_growth(then.counters, now.counters, "flush_seconds") * 1e9 / took,
             machine=None if idle is None else 1 - idle,
-            throttled=now.counters.get("throttled", 0) - then.counters.get("throttled", 0),
+            others=others,
+            throttled=round(_growth(then.errors, now.errors, "THROTTLED")),
             blocked=blocked_ns / took,
         )
 
@@ -140,6 +151,12 @@ class _Reading:
     broker: Cpu | None
     machine: tuple[int, int]
     counters: dict[str, Any]
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Answers with an error, by its name."""
+        errors: dict[str, float] = self.counters["errors"]
+        return errors
 
 
 def ramp(
@@ -226,7 +243,6 @@ class _Acknowledged:
             self.failed += records
 
 
-def _share(then: dict[str, Any], now: dict[str, Any], name: str, took_ns: int) -> float | None:
-    if name not in now or name not in then:
-        return None
-    return float((now[name] - then[name]) / took_ns)
+def _growth(then: dict[str, float], now: dict[str, float], name: str) -> float:
+    """Of a counter; one that is not there yet has counted nothing."""
+    return now.get(name, 0) - then.get(name, 0)

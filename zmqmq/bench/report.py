@@ -59,6 +59,7 @@ RAMP_COLUMNS: Final[Sequence[Column]] = (
     ("loop", _percent("broker_loop")),
     ("disk", _percent("disk")),
     ("machine", _percent("machine")),
+    ("others", _percent("others")),
 )
 
 

@@ -194,7 +194,8 @@ class AsyncRecordDelivery(RecordDelivery):
     __slots__ = ()
 
     def __await__(self) -> Generator[object, None, RecordMetadata]:
-        yield from _outcomes(self)
+        if not self.done():
+            yield from when_settled(self.batches())
         return RecordDelivery.result(self, 0)
 
 
@@ -204,7 +205,8 @@ class AsyncManyDelivery(ManyDelivery):
     __slots__ = ()
 
     def __await__(self) -> Generator[object, None, Ranges]:
-        yield from _outcomes(self)
+        if not self.done():
+            yield from when_settled(self.batches())
         return ManyDelivery.result(self, 0)
 
 
@@ -241,11 +243,11 @@ def watch_all(batches: Sequence[Batch], callback: Callable[[], None]) -> None:
         step()
 
 
-def _outcomes(delivery: Delivery) -> Generator[object, None, None]:
-    if not delivery.done():
-        future = asyncio.get_running_loop().create_future()
-        watch_all(delivery.batches(), partial(_finish, future))
-        yield from future
+def when_settled(batches: Sequence[Batch]) -> asyncio.Future[None]:
+    """A future that is done when the last of these has its outcome. On the client's loop only."""
+    future = asyncio.get_running_loop().create_future()
+    watch_all(batches, partial(_finish, future))
+    return future
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -265,7 +265,12 @@ class Reader:
             return hand.records[hand.given].offset
         if key in self._positions:
             return self._positions[key]
-        return self.machine.streams[key].position
+        machine = self.machine
+        fetched_to = machine.streams[key].position
+        for chunk in list(machine.chunks):  # what lies ready comes before what is fetched next
+            if (chunk.stream.topic, chunk.stream.partition) == key:
+                return chunk.position
+        return fetched_to
 
     def assigned(self) -> list[Key]:
         """Topic and partition of everything that is read, in order."""

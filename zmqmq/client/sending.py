@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic_ns, time_ns
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from crc32c import crc32c
 
@@ -58,6 +58,7 @@ class Sender(Generic[RecordT, ManyT]):
         self._driver = driver
         self._options = options
         self._topic = topic
+        self._interceptors = tuple(interceptors)
         self._record_type = record_type
         self._many_type = many_type
         self._guard = Guard()
@@ -69,7 +70,7 @@ class Sender(Generic[RecordT, ManyT]):
         if topic is not None and not self._on_send and not self._on_delivery:
             self._accumulator.default_topic = topic
         self._machine: ProducerMachine | None = None
-        self._oneway: Sender[RecordT, ManyT] | None = None
+        self._oneway: Self | None = None
         self._is_closed = False
         self._is_woken = False
         self._error: BaseException | None = None
@@ -281,17 +282,18 @@ class Sender(Generic[RecordT, ManyT]):
             self._driver.core.remove_producer(self._machine)
             self._driver.listeners.discard(self)
 
-    def oneway(self) -> Sender[RecordT, ManyT]:
+    def oneway(self) -> Self:
         """The producer with acks=0 that `send_oneway` goes through."""
         if self._options.wire_acks == 0:
             return self
         if self._oneway is None:
-            options = replace(self._options, acks=0, idempotent=False)
-            self._oneway = type(self)(
-                self._driver, options, self._topic, (), self._record_type, self._many_type
-            )
+            self._oneway = self._like(replace(self._options, acks=0, idempotent=False))
             self._driver.post(self._oneway.start)
         return self._oneway
+
+    def _like(self, options: ProducerOptions) -> Self:
+        """Another producer for the same topic."""
+        raise NotImplementedError
 
     def _wait_for_room(self, size: int, waited: float) -> float:
         """Wait until something was freed; seconds waited in all. Raises BufferFullError."""
@@ -399,7 +401,7 @@ class Sender(Generic[RecordT, ManyT]):
             try:
                 waited = self._wait_for_room(length(values[at]), waited)
             except BufferFullError as error:
-                raise BufferFullError(f"{before + at} records were taken; {error}") from None
+                raise BufferFullError(f"{before} records were taken; {error}") from None
 
     def _by_partition(
         self,

@@ -21,6 +21,7 @@ from zmqmq.client.driver import SystemChance
 from zmqmq.client.io_thread import IOThread
 from zmqmq.client.keywords import ConsumerKeywords, ProducerKeywords
 from zmqmq.client.machines.core import Core
+from zmqmq.client.machines.effects import Promise
 from zmqmq.client.operations import Operations
 from zmqmq.client.options import ConnectOptions, ConsumerOptions, ProducerOptions, parse_options
 from zmqmq.client.servers import parse_servers
@@ -227,7 +228,7 @@ class Client:
         finally:
             self._io.stop()
 
-    def _start(self, now: int, promise: object, part: Producer | Consumer) -> None:
+    def _start(self, now: int, promise: Promise, part: Producer | Consumer) -> None:
         part.start(now)
         self._io.resolve(promise)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -11,7 +11,8 @@ from typing import Self
 
 from zmqmq.batch.decode import RecordBatch
 from zmqmq.client.io_thread import IOThread
-from zmqmq.client.machines.effects import MS
+from zmqmq.client.machines.commits import Offsets
+from zmqmq.client.machines.effects import MS, Promise
 from zmqmq.client.machines.lookup import Question
 from zmqmq.client.operations import Operations
 from zmqmq.client.options import ConsumerOptions
@@ -21,7 +22,6 @@ from zmqmq.errors import ClosedError, DisconnectedError, UsageError, ZmqmqError
 from zmqmq.model.message import Record
 
 logger = logging.getLogger("zmqmq.client")
-Offsets = Mapping[tuple[str, int], int]
 
 
 class Consumer(Reader):
@@ -213,16 +213,16 @@ class Consumer(Reader):
         self.check()
         return self.is_finished or not self._gate.wait(deadline.left())
 
-    def _assigned(self, now: int, promise: object, partitions: Sequence[tuple[str, int]]) -> None:
+    def _assigned(self, now: int, promise: Promise, partitions: Sequence[tuple[str, int]]) -> None:
         self.assign_now(now, partitions)
         self._io.resolve(promise)
 
-    def _commit_now(self, now: int, promise: object, offsets: Offsets) -> None:
+    def _commit_now(self, now: int, promise: Promise, offsets: Offsets) -> None:
         commits = self.machine.commits
         assert commits is not None
         timeout = int(self._io.request_seconds * 1000) * MS
         commits.commit(now, offsets, now + timeout, promise)
 
-    def _stopped(self, now: int, promise: object) -> None:
+    def _stopped(self, now: int, promise: Promise) -> None:
         self.stop(now)
         self._io.resolve(promise)

@@ -10,6 +10,7 @@ from typing import Self
 from zmqmq.client.arguments import Bytes, HeadersLike
 from zmqmq.client.delivery import ManyDelivery, RecordDelivery, wait_for
 from zmqmq.client.io_thread import IOThread
+from zmqmq.client.machines.effects import Promise
 from zmqmq.client.options import ProducerOptions
 from zmqmq.client.sending import Sender
 from zmqmq.client.waiting import Deadline, Gate
@@ -123,7 +124,7 @@ class Producer(Sender[RecordDelivery, ManyDelivery]):
                 gate.notify()
 
     def _stopped(
-        self, now: int, promise: object, sender: Sender[RecordDelivery, ManyDelivery]
+        self, now: int, promise: Promise, sender: Sender[RecordDelivery, ManyDelivery]
     ) -> None:
         sender.stop(now)
         self._io.resolve(promise)
@@ -137,6 +138,9 @@ class Producer(Sender[RecordDelivery, ManyDelivery]):
         for batch in self._seal_all():
             if batch.outcome is None:
                 wait_for(batch, deadline)
+
+    def _like(self, options: ProducerOptions) -> Self:
+        return type(self)(self._io, options, self._topic, self._interceptors)
 
     def _wait_for_room(self, size: int, waited: float) -> float:
         """Wait until something has got its outcome.

@@ -21,6 +21,8 @@ from zmqmq.model.setting import Setting, out_of_bounds, settings_of
 from zmqmq.model.topics import TopicConfig
 
 DEFAULT_BIND: Final = "127.0.0.1:5755"
+EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, never bound
+"""Addresses that one can listen on, and to which nobody can connect."""
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})\Z")
 
@@ -48,7 +50,7 @@ class BrokerOptions:
         str,
         Setting(
             "`HOST:PORT` that clients are told to connect to, where it is not the one bound "
-            "(containers, NAT). Empty: the one bound."
+            "(containers, NAT). Empty: the one bound, which then may not be `0.0.0.0`."
         ),
     ] = ""
     insecure: Annotated[
@@ -168,13 +170,19 @@ def _listener_problems(broker: BrokerOptions) -> Iterator[tuple[tuple[str, ...],
                 "and everybody may do everything (CURVE comes later): bind to 127.0.0.1, or say "
                 "--insecure (insecure = true) where the network itself is trusted",
             )
+        elif host in EVERYWHERE and not broker.advertise:
+            yield (
+                ("broker.advertise", "broker.bind"),
+                f"is empty while broker.bind is {broker.bind}: clients are told where to connect, "
+                f"and {host} leads none of them here; say --advertise HOST:PORT",
+            )
     if broker.advertise:
         try:
             host, port = split_address(broker.advertise)
         except ConfigError as error:
             yield (("broker.advertise",), str(error))
             return
-        if port == 0 or host in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
+        if port == 0 or host in EVERYWHERE:
             yield (
                 ("broker.advertise",),
                 f"is {broker.advertise}, to which nobody can connect; name a host and port that "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ DEFAULT: Final = "default"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _POSITION = re.compile(r"(.*) \(at line (\d+), column (\d+)\)\Z")
+_LINE = re.compile(r".*?:(\d+): ")
 _END = re.compile(r"(.*) \(at end of document\)\Z")
 
 DECLARED: Final[Mapping[str, Declared]] = {
@@ -87,7 +89,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]
         origin = next((origins[n] for n in names if origins[n] != DEFAULT), DEFAULT)
         problems.append(f"{origin}: {names[0]} {said}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(sorted(problems, key=_line_of)))
     return Loaded(BrokerConfig(**sections), origins)
 
 
@@ -174,6 +176,12 @@ def _syntax_problem(file: Path, text: str, said: str) -> str:
         return f"{file}:{match[2]}: {_lower(match[1])}, at column {match[3]}"
     match = _END.match(said)
     return f"{file}:{len(text.splitlines())}: {_lower(match[1] if match else said)}"
+
+
+def _line_of(problem: str) -> int:
+    """To sort by: those of the file first, from its top, the others as they were found."""
+    match = _LINE.match(problem)
+    return int(match[1]) if match else sys.maxsize
 
 
 def _lower(sentence: str) -> str:

@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgpack
+from crc32c import crc32c
+
 from zmqmq.core.meta.store import (
     KV,
     Batch,
@@ -53,17 +56,18 @@ PAGE_BYTES_MAX: Final = 1024 * 1024
 PAGE_BATCHES_MAX: Final = 256
 
 _SCHEMA = (
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID",
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB, crc INT) WITHOUT ROWID",
     "CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB, created INT, modified INT, version INT,"
-    " lease INT) WITHOUT ROWID",
+    " lease INT, crc INT) WITHOUT ROWID",
     "CREATE INDEX kv_lease ON kv (lease) WHERE lease != 0",
     "CREATE TABLE log (revision INT, number INT, key BLOB, value BLOB, created INT, version INT,"
     " lease INT, old_value BLOB, old_created INT, old_modified INT, old_version INT,"
-    " old_lease INT, PRIMARY KEY (revision, number)) WITHOUT ROWID",
-    "CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl_s REAL)",
+    " old_lease INT, crc INT, PRIMARY KEY (revision, number)) WITHOUT ROWID",
+    "CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl_s REAL, crc INT)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
+_TABLES = ("meta", "kv", "log", "lease")
 _COLUMNS = "key, value, created, modified, version, lease"
 
 
@@ -114,11 +118,29 @@ class SqliteTables:
         if version != FORMAT:
             raise DirectoryError(f"{self._path} has format {version}; this zmqmq reads {FORMAT}")
         self._set_modes()
+        self._check()
         self.revision = self._number("revision")
         """The revision of the newest commit, also of one under way."""
         self.compacted = self._number("compacted")
         self.cluster_id = str(self._one("SELECT value FROM meta WHERE name = 'cluster_id'"))
         self._saved = (self.revision, self.compacted)
+
+    def _check(self) -> None:
+        """Raise CorruptDataError unless all is as it was written.
+
+        SQLite has no checksums of its own outside its log: a flipped bit in a value would be
+        served. Metadata is small, so all of it is looked at once, when the file is opened.
+        """
+        found = self._one("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise CorruptDataError(f"{self._path} is damaged: {found}; restore it from a backup")
+        for table in _TABLES:
+            for row in self._db.execute(f"SELECT * FROM {table}"):  # noqa: S608
+                if _sealed(row[:-1]) != row:
+                    raise CorruptDataError(
+                        f"{self._path} is damaged: a row of {table!r} does not have its checksum; "
+                        "restore it from a backup"
+                    )
 
     def _set_modes(self) -> None:
         mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -133,7 +155,7 @@ class SqliteTables:
         for statement in _SCHEMA:
             self._db.execute(statement)
         rows = [("revision", 1), ("compacted", 0), ("cluster_id", secrets.token_hex(16))]
-        self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        self._db.executemany("INSERT INTO meta VALUES (?, ?, ?)", map(_sealed, rows))
         self._db.execute("COMMIT")
         # SQLite flushes the directory for its journals, and not for the file that we made.
         directory = os.open(self._path.parent, os.O_RDONLY)
@@ -203,7 +225,7 @@ class SqliteTables:
                 )
                 after = KV(op.key, op.value, created, revision, version, op.lease)
                 row = (op.key, op.value, created, revision, version, op.lease)
-                self._db.execute("REPLACE INTO kv VALUES (?, ?, ?, ?, ?, ?)", row)
+                self._db.execute("REPLACE INTO kv VALUES (?, ?, ?, ?, ?, ?, ?)", _sealed(row))
             elif before is not None:
                 after = deleted(op.key, revision)
                 self._db.execute("DELETE FROM kv WHERE key = ?", (op.key,))
@@ -223,7 +245,8 @@ class SqliteTables:
             old = (before.value, before.create_revision, before.mod_revision)
             old += (before.version, before.lease)
         row = (after.mod_revision, number, *new, *old)
-        self._db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        sql = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._db.execute(sql, _sealed(row))
 
     def events(self, prefix: bytes, from_revision: int) -> EventPage:
         """The next events under the prefix, whole revisions at a time. Raises CompactedError."""
@@ -250,7 +273,7 @@ class SqliteTables:
         return dict(self._db.execute("SELECT id, ttl_s FROM lease").fetchall())
 
     def grant(self, lease: int, ttl_s: float) -> None:
-        self._db.execute("INSERT INTO lease VALUES (?, ?)", (lease, ttl_s))
+        self._db.execute("INSERT INTO lease VALUES (?, ?, ?)", _sealed((lease, ttl_s)))
 
     def revoke(self, lease: int) -> None:
         """Delete the lease and its keys, in order. Raises LeaseGoneError."""
@@ -281,7 +304,7 @@ class SqliteTables:
             os.close(self._lock)
 
     def _set(self, name: str, value: int) -> None:
-        self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+        self._db.execute("REPLACE INTO meta VALUES (?, ?, ?)", _sealed((name, value)))
 
     def _number(self, name: str) -> int:
         value = self._one("SELECT value FROM meta WHERE name = ?", name)
@@ -295,6 +318,11 @@ class SqliteTables:
     def _one(self, sql: str, *values: object) -> object:
         row = self._db.execute(sql, values).fetchone()
         return None if row is None else row[0]
+
+
+def _sealed(row: tuple[object, ...]) -> tuple[object, ...]:
+    """The row with the CRC-32C of what it says."""
+    return (*row, crc32c(msgpack.packb(row)))
 
 
 def _lock(path: Path) -> int:
@@ -322,7 +350,7 @@ def _range(prefix: bytes, after: bytes | None) -> tuple[str, tuple[bytes, ...]]:
 
 def _events(rows: Iterable[Sequence[object]]) -> Iterator[Event]:
     for row in rows:
-        revision, _, key, value, created, version, lease, *old = row
+        revision, _, key, value, created, version, lease, *old = row[:-1]
         kv = KV(key, value, created, revision, version, lease)  # type: ignore[arg-type]
         prev = None if old[1] is None else KV(key, *old)  # type: ignore[arg-type]
         yield Event("put" if version else "delete", kv, prev)

@@ -66,9 +66,7 @@ class Broker:
         self._thread.start()
         if not ready.wait(START_S):
             raise TimeoutError(f"the broker was not ready within {START_S} s")
-        if self._error is not None:
-            self._join()
-            raise self._error
+        self._raise_error()
         return self
 
     def stop(self) -> None:
@@ -132,10 +130,15 @@ class Broker:
         self._crash = crash
         self._loop.call_soon_threadsafe(self._stop.set)
         self._join()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        """Raise what the broker's thread ended with, if it did."""
         if self._error is not None:
+            self._join()
             raise self._error
 
     def _join(self) -> None:
-        assert self._thread is not None
-        self._thread.join()
-        self._thread = None
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None

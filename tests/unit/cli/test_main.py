@@ -69,6 +69,7 @@ def test_a_typing_error_is_answered_with_what_was_meant(
     "argv",
     [
         ["topics"],
+        ["bench"],
         ["topics", "create"],
         ["topics", "create", "x", "-p", "many"],
         ["topics", "create", "x", "-p", "0"],

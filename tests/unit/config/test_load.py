@@ -162,8 +162,8 @@ def test_listening_beyond_this_machine_needs_insecure(tmp_path: Path, bind: str)
     assert problem.startswith(f"--bind: broker.bind is {bind}, which other machines can reach")
     assert "CURVE comes later" in problem
     assert "--insecure" in problem
-    config = loaded(tmp_path, flags={"broker.bind": bind, "broker.insecure": "true"}).config
-    assert config.broker.bind == bind
+    flags = {"broker.bind": bind, "broker.insecure": "true", "broker.advertise": "here:1"}
+    assert loaded(tmp_path, flags=flags).config.broker.bind == bind
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "localhost:5755", "[::1]:5755", "127.9.9.9:1"])
@@ -176,6 +176,14 @@ def test_what_is_not_an_address_is_refused(tmp_path: Path, address: str) -> None
     (problem,) = problems(tmp_path, flags={"broker.advertise": address})
 
     assert problem.startswith(f"--advertise: broker.advertise is {address!r}; it must be HOST:PORT")
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:5755", "[::]:5755"])
+def test_listening_everywhere_needs_an_address_to_tell(tmp_path: Path, bind: str) -> None:
+    """Clients connect to what METADATA tells them; told 0.0.0.0, they would look at home."""
+    (problem,) = problems(tmp_path, flags={"broker.bind": bind, "broker.insecure": "true"})
+
+    assert problem.startswith(f"--bind: broker.advertise is empty while broker.bind is {bind}")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:5755", "[::]:5755", "a:0"])

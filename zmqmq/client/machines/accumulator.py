@@ -396,10 +396,10 @@ class Accumulator:
             )
             if self.free < grant:
                 grant = need
-            if self.free < grant:
+            if self.free < grant and not self._reclaim(grant):
                 # Full. What is open goes out, or nothing would ever become free.
                 self.wanted = need
-                self.seal(queue, rotate=False)
+                self.seal_all()
                 return None
             self.free -= grant
             batch.granted += grant
@@ -410,7 +410,7 @@ class Accumulator:
         grant = max(size, self._first_grant(FIRST_GRANT))
         if self.free < grant:
             grant = size
-        if self.free < grant:
+        if self.free < grant and not self._reclaim(grant):
             self.wanted = size
             self.seal_all()
             return None
@@ -430,6 +430,13 @@ class Accumulator:
         is_plenty = self.free * 2 > self._buffer_bytes
         return self.batch_bytes if is_plenty else min(when_scarce, self.batch_bytes)
 
+    def _reclaim(self, need: int) -> bool:
+        """Take back what open batches were granted and do not use; whether `need` is free then."""
+        for batch in self.unsettled:
+            if batch.room:
+                self._trim(batch)
+        return self.free >= need
+
     def _append_unrouted(
         self,
         now: int,
@@ -443,7 +450,7 @@ class Accumulator:
         timestamp_ms: int | None,
         size: int,
     ) -> tuple[Batch, int] | None:
-        if self.free < size:
+        if self.free < size and not self._reclaim(size):
             self.wanted = size
             return None
         self.free -= size

@@ -107,13 +107,13 @@ class PartitionQueue:
         "in_flight",
         "is_bumping",
         "is_due",
+        "moved_at",
         "next_sequence",
         "not_before",
         "open",
         "partition",
         "ready",
         "retries",
-        "seed",
         "topic",
     )
 
@@ -135,7 +135,8 @@ class PartitionQueue:
         """A sequence number will never arrive: no new ones until all in flight is decided."""
         self.not_before = 0
         self.retries = 0
-        self.seed = 0
+        self.moved_at = -1
+        """The version of the routing image whose leader was the wrong one."""
 
     @property
     def has_work(self) -> bool:

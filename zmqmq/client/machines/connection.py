@@ -293,6 +293,7 @@ class Connection:
         self.drop(now, reason)
         calls, self._calls = list(self._calls.values()), {}
         self._queue.clear()
+        self._next_deadline = NEVER
         for call in calls:
             detail = f"not sent to {self.address}: {reason}"
             call.on_answer(now, Failure(DisconnectedError(detail), is_sent=False))
@@ -360,7 +361,10 @@ class Connection:
 
     def _send_queued(self) -> None:
         while (
-            self._queue and self.phase is Phase.READY and self._sent_count < self.limits.in_flight
+            self._queue
+            and self.phase is Phase.READY
+            and not self._is_congested
+            and self._sent_count < self.limits.in_flight
         ):
             correlation = self._queue.popleft()
             call = self._calls.get(correlation)

@@ -109,6 +109,7 @@ class Consumer:
         self._commit_at = 0 if self.commits and options.auto_commit else NEVER
         self._routing_version = -1
         self._is_begun = False
+        self._pumped_at = 0
 
     @property
     def buffered_bytes(self) -> int:
@@ -193,6 +194,7 @@ class Consumer:
 
     def pump(self, now: int) -> None:
         """Do whatever can be done now."""
+        self._pumped_at = now
         if self.commits is not None:
             self.commits.pump(now)
         if self.is_closed:
@@ -216,7 +218,7 @@ class Consumer:
             for stream in self.streams.values():
                 if stream.place is not None:
                     wake = min(wake, self._places.next_wake())
-                elif stream.not_before and stream.request is None and not stream.is_paused:
+                elif stream.not_before > self._pumped_at:
                     wake = min(wake, stream.not_before)
         return wake
 
@@ -289,7 +291,8 @@ class Consumer:
             self._fail(refused)
             return None
         leader = self._routing.leader(stream.topic, stream.partition)
-        if leader is None:
+        if leader is None or stream.moved_at == self._routing.version:
+            # Nobody leads it, or the one who did said that he does not: wait for other news.
             self._routing.refresh(now)
             return None
         return self._network.to_broker(leader)
@@ -386,7 +389,9 @@ class Consumer:
         if code is Code.OFFSET_OUT_OF_RANGE and isinstance(error, WireError):
             self._out_of_range(stream, error)
         elif code in _MOVED or (isinstance(error, WireError) and error.retriable):
-            self._routing.refresh(now)
+            if code in _MOVED:
+                stream.moved_at = self._routing.version
+                self._routing.refresh(now)
             stream.retries += 1
             jitter = self._chance.jitter()
             delay = backoff_delay(50 * MS, RETRY_MAX, stream.retries, jitter)

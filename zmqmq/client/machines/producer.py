@@ -176,7 +176,8 @@ class Producer:
 
     def _connection(self, now: int, queue: PartitionQueue) -> Connection | None:
         leader = self._routing.leader(queue.topic.name, queue.partition)
-        if leader is None:
+        if leader is None or queue.moved_at == self._routing.version:
+            # Nobody leads it, or the one who did said that he does not: wait for other news.
             self._routing.refresh(now)
             return None
         return self._network.to_broker(leader)
@@ -314,10 +315,11 @@ class Producer:
             batch.unknowns = 0
             if queue.in_flight[0] is batch:
                 self._sequences.note_hole(queue)
-            else:
+            elif not queue.is_bumping:
                 queue.not_before = max(queue.not_before, now + GAP_PAUSE)
         elif not is_sent or code in _MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
             if code in _MOVED:
+                queue.moved_at = self._routing.version
                 self._routing.refresh(now)
             again[queue] = max(again.get(queue, 0), _pause(error))
         else:

@@ -42,6 +42,7 @@ class Stream:
         "end",
         "generation",
         "is_paused",
+        "moved_at",
         "not_before",
         "partition",
         "place",
@@ -68,6 +69,8 @@ class Stream:
         """With stop_at_end: the end when the consumer began."""
         self.not_before = 0
         self.retries = 0
+        self.moved_at = -1
+        """The version of the routing image whose leader was the wrong one."""
         self.end = -1
         """The committed end, as the last answer said; -1 before any."""
 

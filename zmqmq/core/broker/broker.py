@@ -142,7 +142,9 @@ class Broker:
             case FlushEnded(flushes):
                 self._flush_ended(flushes)
             case ColdRead(token, data):
-                self.fetching.end_cold(token, data)
+                failed = self.fetching.end_cold(token, data)
+                if failed is not None:
+                    self._failed(failed, str(failed.log.failed))
             case RouteLost(route):
                 session = self.sessions.get(route)
                 if session is not None:
@@ -378,6 +380,7 @@ class Broker:
         deleted, self.ownership.deleted = self.ownership.deleted, []
         for topic in deleted:
             self.offsets.forget_topic(now, topic)
+            self.topics.gone(topic)
         for event in batch.events:
             key = self.keys.parse(event.kv.key)
             if isinstance(key, TopicKey):
@@ -385,7 +388,7 @@ class Broker:
         self._end_burst()
 
     def _failed(self, partition: Partition, why: str) -> None:
-        self.producing.drop(partition)
+        self.producing.drop(partition, why)
         self.offsets.fail(partition, why)
         self.fetching.wake(partition)
 

@@ -12,7 +12,7 @@ nothing when its time is over.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.events import Now, ReadCold
@@ -32,6 +32,9 @@ from zmqmq.wire.schema import reader, row
 
 _read = reader(REQUESTS[Api.FETCH])
 
+DISK_WAIT_NS: Final = 10**9
+"""How much longer than it was asked to wait a fetch waits for a disk or for credit."""
+
 
 class FetchRequest:
     """One fetch, from its arrival to its answer."""
@@ -44,6 +47,7 @@ class FetchRequest:
         "cold",
         "correlation",
         "done",
+        "end_ns",
         "failed",
         "max_bytes",
         "min_bytes",
@@ -60,6 +64,7 @@ class FetchRequest:
         asked: list[tuple[Partition | WireError, int, int]],
         min_bytes: int,
         max_bytes: int,
+        end_ns: int,
     ) -> None:
         self._fetching = fetching
         self.session = session
@@ -68,6 +73,8 @@ class FetchRequest:
         """(partition, offset, max bytes), or the error of one that cannot be read."""
         self.min_bytes = min_bytes
         self.max_bytes = max_bytes
+        self.end_ns = end_ns
+        """When it is to be answered with what there is."""
         self.answers: list[Any] = []
         self.bodies: list[Buffer] = []
         self.taken_bytes = 0
@@ -117,20 +124,20 @@ class Fetching:
                 {"retry_after_ms": 100},
             )
         asked = [self._entry(session, entry) for entry in entries]
-        request = FetchRequest(
-            self, session, correlation, asked, min_bytes, min(max_bytes, REPLY_BYTES_MAX)
-        )
+        end_ns = now.ns + max_wait_ms * 1_000_000
+        max_bytes = min(max_bytes, REPLY_BYTES_MAX)
+        request = FetchRequest(self, session, correlation, asked, min_bytes, max_bytes, end_ns)
         session.fetches += 1
         if max_wait_ms == 0 or request.failed or self._is_ready(request):
             self._start(request)
             if not request.done:
-                self._timers.add(now.ns + max(max_wait_ms, 1_000) * 1_000_000, request)
+                self._timers.add(max(end_ns, now.ns + DISK_WAIT_NS), request)
             return
         request.parked = True
         for partition, _, _ in asked:
             assert isinstance(partition, Partition)
             self._waiting.setdefault(partition, {})[request] = None
-        self._timers.add(now.ns + max_wait_ms * 1_000_000, request)
+        self._timers.add(end_ns, request)
 
     def wake(self, partition: Partition) -> None:
         """The high watermark of a partition has moved, or it can be read no more."""
@@ -156,26 +163,40 @@ class Fetching:
             if waiting.starved:
                 starved.append(waiting)
 
-    def end_cold(self, token: int, data: Buffer | StorageError) -> None:
-        """The disk has answered."""
+    def end_cold(self, token: int, data: Buffer | StorageError) -> Partition | None:
+        """The disk has answered. The partition whose log has failed by that, if it has."""
         request = self._cold.pop(token)
-        if request.done or request.cold is None:
-            return
+        if request.cold is None:
+            return None
         where, partition, offset, max_bytes = request.cold
         request.cold = None
+        self._sessions.note_reading(request.session, -where.size)
+        if request.done:
+            self.credit_came(request.session)
+            return None
+        failed = None
         if isinstance(data, StorageError):
             partition.log.fail(data)
+            failed = partition
             self._answer_error(request, self._storage_error(partition, data))
         else:
             self._take(request, partition, where, data, offset, max_bytes)
         if request.cold is None:
             self._go_on(request)
+        # Less may have been sent than the disk was asked for.
+        self.credit_came(request.session)
+        return failed
 
     def expire(self, request: FetchRequest) -> None:
         """Answer with what there is, which may be nothing."""
         if request.parked:
             self._unpark(request)
             self._start(request)
+            if request.cold is not None:
+                # It has asked the disk only now. Answered with nothing, it would ask again, and
+                # never get what there is.
+                self._timers.add(request.end_ns + DISK_WAIT_NS, request)
+                return
         if request.done:
             return
         # Still waiting for credit or for a slow disk: what was not reached is answered empty.
@@ -222,15 +243,19 @@ class Fetching:
         """Whether there is enough to answer before the time is over."""
         found = 0
         for partition, offset, _ in request.asked:
-            if isinstance(partition, WireError) or partition.log.failed or partition.log.damage:
+            if isinstance(partition, WireError) or self._is_broken(partition):
+                return True
+            if offset < partition.log.start_offset:
                 return True
             if partition.high_watermark > offset:
                 if request.min_bytes <= 1:
                     return True
                 found += bytes_between(partition.log, offset, partition.high_watermark)
-            elif offset < partition.log.start_offset:
-                return True
         return found >= request.min_bytes
+
+    def _is_broken(self, partition: Partition) -> bool:
+        """Whether some or all of it can be read no more."""
+        return bool(partition.is_closed or partition.log.failed or partition.log.damage)
 
     def _unpark(self, request: FetchRequest) -> None:
         request.parked = False
@@ -265,7 +290,11 @@ class Fetching:
             partition, offset, max_bytes = request.asked[len(request.answers)]
             room = limit - request.taken_bytes
             is_full = room <= 0 or len(request.bodies) >= FRAMES_MAX - 1
-            if isinstance(partition, WireError) or is_full or offset >= partition.high_watermark:
+            if (
+                isinstance(partition, WireError)
+                or is_full
+                or (offset >= partition.high_watermark and not self._is_broken(partition))
+            ):
                 self._answer_rest(request)
                 continue
             self._read(request, partition, offset, min(room, max_bytes))
@@ -285,6 +314,8 @@ class Fetching:
         self, request: FetchRequest, partition: Partition, offset: int, max_bytes: int
     ) -> None:
         try:
+            if partition.is_closed:
+                self._catalog.partition(*partition.log.key[:2])
             where = place(partition.log, offset, max_bytes)
             data = where.file.read_cached(where.position, where.size)
         except WireError as error:
@@ -318,6 +349,9 @@ class Fetching:
             self._ask_disk(request, partition, where, offset, max_bytes)
             return
         size = len(taken)
+        if request.bodies and request.taken_bytes + size > request.max_bytes:
+            self._answer_rest(request)  # only the very first batch may be larger
+            return
         request.answers.append((size, partition.high_watermark, log.start_offset))
         if size:
             request.bodies.append(taken)
@@ -333,6 +367,7 @@ class Fetching:
     ) -> None:
         self._tokens += 1
         self.cold_reads += 1
+        self._sessions.note_reading(request.session, where.size)
         request.cold = (where, partition, offset, max_bytes)
         self._cold[self._tokens] = request
         self._outbox.emit(ReadCold(self._tokens, where))

@@ -5,6 +5,7 @@ A commit is a batch in `__offsets`; it is answered, and shown to others, once th
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +46,7 @@ _read_fetch = reader(REQUESTS[Api.OFFSET_FETCH])
 _read_list = reader(REQUESTS[Api.LIST_OFFSETS])
 
 COMMIT_TIMEOUT_NS = 30 * 10**9
+FORGOTTEN_PER_BATCH = 1_000
 
 
 class CommitRequest:
@@ -113,7 +115,10 @@ class Offsets:
                     table.apply(batch)
                     offset = batch.next_offset
             except CorruptDataError:
-                break  # and remembered in log.damage
+                return  # and remembered in log.damage
+            except StorageError as error:
+                log.fail(error)
+                return
         if not log.damage:
             self._tables[log.key.partition] = table
 
@@ -178,6 +183,8 @@ class Offsets:
                 offsets.append(self._find(partition, rest[0] if rest else None))
             except WireError as error:
                 offsets.append(error_to_wire(error))
+            except CorruptDataError as error:
+                offsets.append(error_to_wire(refusal(Code.STORAGE_DAMAGED, str(error))))
             except StorageError as error:
                 offsets.append(error_to_wire(refusal(Code.STORAGE_OFFLINE, str(error))))
         self._outbox.reply(session, Api.LIST_OFFSETS, correlation, {"offsets": offsets})
@@ -203,11 +210,16 @@ class Offsets:
         own = self._catalog.by_name.get(OFFSETS_TOPIC)
         for number, table in self._tables.items():
             partition = self._catalog.partitions.get((own.id, number)) if own else None
+            if partition is None:
+                continue
             for group in table:
                 places = [place for place in table.of(group) if place[0] == topic.id]
-                if places and partition is not None:
-                    batch = forget_batch(partition.log.seed, group, places, now.ms)
-                    self._append(now, partition, batch, None)
+                for at in range(0, len(places), FORGOTTEN_PER_BATCH):
+                    some = places[at : at + FORGOTTEN_PER_BATCH]
+                    # A disk that does not take it keeps offsets that nobody can ask for.
+                    with contextlib.suppress(WireError):
+                        batch = forget_batch(partition.log.seed, group, some, now.ms)
+                        self._append(now, partition, batch, None)
 
     def groups(self) -> list[tuple[str, dict[tuple[bytes, int], Committed]]]:
         """Every group with what it has committed, by name."""

@@ -65,6 +65,11 @@ class Ownership:
         me = Member(self._identity.broker_id, self._identity.epoch)
         changes = []
         for kv in items:
+            key = self._keys.parse(kv.key)
+            assert isinstance(key, PartitionKey)
+            topic = self._catalog.by_id.get(key.topic_id)
+            if topic is None or topic.state != "ready":
+                continue  # on its way out
             document = PartitionDocument.decode(kv.value)
             if document.replicas != (me.broker_id,):
                 continue
@@ -182,6 +187,7 @@ class Ownership:
         place = (topic.id, number)
         if (
             number not in topic.led_here
+            or number >= topic.partition_count
             or key in self._opening
             or place in self._catalog.partitions
             or place in self._catalog.unopened
@@ -199,6 +205,7 @@ class Ownership:
             partition = self._catalog.partitions.pop((topic_id, key.partition), None)
             self._opening.pop(key, None)
             if partition is not None:
+                partition.is_closed = True
                 self._closed(partition, f"topic {topic.name!r} was deleted")
                 self._outbox.emit(DeleteLog(partition.log))
         self.deleted.append(topic)

@@ -116,12 +116,15 @@ class Producing:
                 if partition.topic.startswith(INTERNAL_PREFIX):
                     # A start replays what stands there, and could not with a stranger's records.
                     raise refusal(Code.DENIED, f"topic {partition.topic!r} is the broker's own")
+                if not partition.log.failed:
+                    # Before the append: one that fails the log has others who wait for it.
+                    self._touched[partition] = None
                 base_offset, next_offset, append_ms = partition.append(now.ms, body)
             except WireError as error:
                 results.append(error_to_wire(error))
                 continue
             results.append((base_offset, append_ms))
-            self._touched[partition] = None
+            self._touched[partition] = None  # a batch that came again may be of a failed log
             self._unflushed += len(body)
             if acks == ACKS_ALL and next_offset > partition.high_watermark:
                 self._wait(partition, next_offset, request, len(results) - 1)
@@ -139,8 +142,9 @@ class Producing:
 
     def append_own(self, now: Now, partition: Partition, batch: bytes) -> int:
         """Append a batch of the broker's own; the offset behind it. Raises refusals."""
+        if not partition.log.failed:
+            self._touched[partition] = None
         next_offset = partition.append(now.ms, batch).next_offset
-        self._touched[partition] = None
         self._unflushed += len(batch)
         return next_offset
 
@@ -224,18 +228,13 @@ class Producing:
         while waiting and waiting[0][0] <= committed:
             waiting.popleft()[1].settle()
 
-    def fail(self, partition: Partition, why: str) -> None:
-        """The log has failed: nobody knows what of the uncommitted end is stored."""
+    def drop(self, partition: Partition, why: str) -> None:
+        """The log has failed or is gone: nobody knows what of the uncommitted end is stored."""
         error = refusal(
-            Code.NOT_COMMITTED,
-            f"{partition.name}: the disk failed before the record was known to be stored ({why})",
+            Code.NOT_COMMITTED, f"{partition.name}: the record is not known to be stored: {why}"
         )
         for _, request, index in self._waiting.pop(partition, ()):
             request.fail(index, error)
-
-    def drop(self, partition: Partition) -> None:
-        """The partition is no longer led here, or gone."""
-        self.fail(partition, "the partition was closed")
         self._touched.pop(partition, None)
         self._dirty.pop(partition, None)
 

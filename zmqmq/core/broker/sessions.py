@@ -36,6 +36,8 @@ class Session:
     """Bytes of body frames sent to it."""
     read_bytes: int = 0
     """What it says that it has read of those."""
+    reading_bytes: int = 0
+    """What the disk has been asked for on its behalf."""
     tells_read: bool = False
     """Whether it has ever said so."""
     waiting: int = 0
@@ -47,8 +49,8 @@ class Session:
 
     @property
     def outstanding(self) -> int:
-        """Bytes on their way to it."""
-        return self.sent_bytes - self.read_bytes
+        """Bytes on their way to it, those that the disk is being asked for included."""
+        return self.sent_bytes - self.read_bytes + self.reading_bytes
 
 
 class Sessions:
@@ -132,6 +134,15 @@ class Sessions:
     def is_open(self, session: Session) -> bool:
         """Whether it has been neither closed nor replaced."""
         return self._by_id.get(session.id) is session
+
+    def note_reading(self, session: Session, size: int) -> None:
+        """The disk is asked for so many bytes, or (negative) has answered.
+
+        Otherwise all waiting fetches of a client that reads nothing would find the same credit.
+        """
+        if self.is_open(session):
+            session.reading_bytes += size
+            self.outstanding += size
 
     def note_sent(self, session: Session, size: int) -> None:
         """Body frames of `size` bytes are on their way."""

@@ -8,7 +8,7 @@ when its partitions are open, so that whoever made a topic can produce to it at 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog, Topic
@@ -116,8 +116,10 @@ class Topics:
         self._options = options
         self._defaults = topic_defaults
         self._draw_id = draw_id
-        self._awaited: dict[bytes, list[tuple[AdminRequest, Fields]]] = {}
-        """Who waits for all partitions of a topic to be open."""
+        self._making: dict[bytes, None] = {}
+        """Topics that are being made just now."""
+        self._awaited: dict[bytes, list[tuple[AdminRequest, Fields, int]]] = {}
+        """Who waits for all partitions of a topic to be open, as of which revision."""
         self._producer_ids = range(0)
         self._wanting_id: deque[AdminRequest] = deque()
 
@@ -145,19 +147,23 @@ class Topics:
 
     def begin(self) -> None:
         """After a start: finish what was begun, and make the broker's own topics."""
+
+        def removed_own(_now: Now, outcome: Commit | StoreError) -> None:
+            if isinstance(outcome, StoreError):
+                raise outcome
+            self._make_own()
+
+        own = self._catalog.by_name.get(OFFSETS_TOPIC)
         for topic in list(self._catalog.by_id.values()):
             if topic.state != "ready":
-                self._remove(topic, lambda _now, _outcome: None)
-        if OFFSETS_TOPIC not in self._catalog.by_name:
-            config = self._defaults.changed(OFFSETS_CONFIG)
-            self._make(
-                OFFSETS_TOPIC,
-                self._options.offsets_partitions,
-                1,
-                dict(OFFSETS_CONFIG),
-                config,
-                None,
-            )
+                self._remove(topic, removed_own if topic is own else lambda _now, _outcome: None)
+        if own is None:
+            self._make_own()
+
+    def _make_own(self) -> None:
+        config = self._defaults.changed(OFFSETS_CONFIG)
+        count, overrides = self._options.offsets_partitions, dict(OFFSETS_CONFIG)
+        self._make(OFFSETS_TOPIC, count, 1, overrides, config, None)
 
     def partition_served(self, topic_id: bytes) -> None:
         """A partition has become available, or is known never to be."""
@@ -170,8 +176,17 @@ class Topics:
             if place not in self._catalog.partitions and place not in self._catalog.unopened:
                 return
         del self._awaited[topic_id]
-        for request, fields in waiting:
-            request.finish(fields)
+        for entry in waiting:
+            request, fields, revision = entry
+            if revision <= topic.revision:
+                request.finish(fields)
+            else:
+                self._awaited.setdefault(topic_id, []).append(entry)
+
+    def gone(self, topic: Topic) -> None:
+        """A topic was deleted: nobody needs to wait for its partitions."""
+        for request, _, _ in self._awaited.pop(topic.id, ()):
+            request.refuse(refusal(Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was deleted"))
 
     # METADATA, INIT_PRODUCER
 
@@ -243,7 +258,12 @@ class Topics:
         self._authorize(session, Action.CREATE, name)
         self._check_room(partitions)
         existing = self._catalog.by_name.get(name)
-        if existing is not None:
+        is_stuck = (
+            existing is not None
+            and existing.state == "creating"
+            and existing.id not in self._making
+        )
+        if existing is not None and not is_stuck:
             raise self._exists(existing)
         replicas = replicas or 1
         if replicas > 1:
@@ -251,12 +271,29 @@ class Topics:
                 Code.INVALID_CONFIG,
                 f"topic {name!r} wants {replicas} replicas, and there is 1 broker",
             )
-        config = self._defaults.changed(changes or {})
-        overrides = {n: v for n, v in config.as_map().items() if n in (changes or {})}
+        config, overrides = self._configured(changes or {})
         if check_only:
             request.finish(_created(b"\0" * 16, partitions, replicas, config))
             return
-        self._make(name, partitions, replicas, overrides, config, request)
+
+        def removed(_now: Now, outcome: Commit | StoreError) -> None:
+            if isinstance(outcome, StoreError):
+                request.refuse(store_refusal(outcome))
+            else:
+                self._make(name, partitions, replicas, overrides, config, request)
+
+        if existing is None:
+            self._make(name, partitions, replicas, overrides, config, request)
+        else:
+            # The store failed whoever began to make it: as a start would, remove what there is.
+            self._remove(existing, removed)
+
+    def _configured(self, settings: Mapping[Any, Any]) -> tuple[TopicConfig, dict[str, int | str]]:
+        """What settings come to, and those among them that are not the broker's default."""
+        self._defaults.changed(settings)  # names what is wrong, also with those that are nil
+        given = {name: value for name, value in settings.items() if value is not None}
+        config = self._defaults.changed(given)
+        return config, {n: v for n, v in config.as_map().items() if n in given}
 
     def _make(
         self,
@@ -268,6 +305,7 @@ class Topics:
         request: AdminRequest | None,
     ) -> None:
         topic_id = self._draw_id()
+        self._making[topic_id] = None
         ops = self._partition_ops(topic_id, range(partitions), config, replicas)
 
         def document(state: TopicState) -> Put:
@@ -284,29 +322,31 @@ class Topics:
             )
 
         def made(_now: Now, outcome: Commit | StoreError) -> None:
-            if request is None:
-                return
+            del self._making[topic_id]
             if isinstance(outcome, StoreError):
+                if request is None:
+                    raise outcome
                 request.refuse(store_refusal(outcome))
-                return
-            fields = _created(topic_id, partitions, replicas, config)
-            self._awaited.setdefault(topic_id, []).append((request, fields))
-            self.partition_served(topic_id)
+            elif not outcome.ok:
+                assert request is not None
+                request.refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
+            elif request is not None:
+                fields = _created(topic_id, partitions, replicas, config)
+                self._awaited.setdefault(topic_id, []).append((request, fields, outcome.revision))
+                self.partition_served(topic_id)
 
         def named(now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                made(now, outcome)
-            elif outcome.ok:
+            if isinstance(outcome, Commit) and outcome.ok:
                 self._commits.begin_all(ops, [document("ready")], made)
-            elif request is not None:
-                request.refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
+            else:
+                made(now, outcome)
 
         name_key = self._keys.topic_name(name)
         claim = Put(name_key, TopicNameDocument(topic_id=topic_id).encode())
         self._commits.begin([document("creating"), claim], [If(name_key, "create", "==", 0)], named)
 
     def _partition_ops(
-        self, topic_id: bytes, numbers: range, config: TopicConfig, replicas: int
+        self, topic_id: bytes, numbers: Iterable[int], config: TopicConfig, replicas: int
     ) -> list[Op]:
         me = Member(self._identity.broker_id, self._identity.epoch)
         document = PartitionDocument(
@@ -341,8 +381,7 @@ class Topics:
                 f"{', '.join(sorted(fixed))} cannot be changed later; make another topic",
             )
         overrides: dict[str, Any] = {**topic.overrides, **(changes or {})}
-        config = self._defaults.changed(overrides)
-        kept = {n: v for n, v in config.as_map().items() if overrides.get(n) is not None}
+        config, kept = self._configured(overrides)
         count = partitions or topic.partition_count
         if count < topic.partition_count:
             raise refusal(
@@ -351,7 +390,9 @@ class Topics:
                 "partitions cannot be removed",
             )
         self._check_room(count - topic.partition_count)
-        new = range(topic.partition_count, count)
+        # Those that are there already were left by a growth that came to nothing. They keep their
+        # documents: an epoch that fell would be below that of the log.
+        new = [n for n in range(topic.partition_count, count) if n not in topic.leaders]
         after = TopicDocument(
             name=name,
             topic_id=topic.id,
@@ -371,14 +412,14 @@ class Topics:
                 )
             else:
                 answer = {"partitions": count, "config": config.as_map()}
-                self._awaited.setdefault(topic.id, []).append((request, answer))
+                self._awaited.setdefault(topic.id, []).append((request, answer, outcome.revision))
                 self.partition_served(topic.id)
 
         def prepared(now: Now, outcome: Commit | StoreError) -> None:
             if isinstance(outcome, StoreError):
                 altered(now, outcome)
                 return
-            # Partitions beyond the count that a crash has left are made again by the next ALTER.
+            # Partitions beyond the count that a crash leaves are taken over by the next ALTER.
             condition = If(key, "mod", "==", revision)
             self._commits.begin([Put(key, after.encode())], [condition], altered)
 
@@ -411,7 +452,7 @@ class Topics:
             config=topic.overrides,
             state="deleting",
         )
-        numbers = range(topic.partition_count)
+        numbers = sorted({*range(topic.partition_count), *topic.leaders})
         deletes: list[Op] = [Delete(self._keys.partition(topic.id, n)) for n in numbers]
 
         def go_on(now: Now, outcome: Commit | StoreError) -> None:

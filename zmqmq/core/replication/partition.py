@@ -26,7 +26,14 @@ from zmqmq.batch.layout import (
 )
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
-from zmqmq.errors import Code, CorruptDataError, DiskFullError, StorageError, refusal
+from zmqmq.errors import (
+    Code,
+    CorruptDataError,
+    DiskFullError,
+    StorageError,
+    WireError,
+    refusal,
+)
 from zmqmq.model.topics import TopicConfig
 
 
@@ -41,7 +48,7 @@ class Appended(NamedTuple):
 class Partition:
     """Lives for one leader epoch."""
 
-    __slots__ = ("epoch", "flushes", "high_watermark", "log", "topic")
+    __slots__ = ("epoch", "flushes", "high_watermark", "is_closed", "log", "topic")
 
     def __init__(self, topic: str, log: Log, epoch: int) -> None:
         self.topic = topic
@@ -50,6 +57,8 @@ class Partition:
         self.flushes = log.config.flush == "fsync"
         """Whether the high watermark waits for the disk."""
         self.high_watermark = log.flushed_end
+        self.is_closed = False
+        """Whether its topic was deleted."""
 
     @property
     def name(self) -> str:
@@ -90,11 +99,13 @@ class Partition:
         stamped = BatchHeader(base_offset, size, self.epoch, append_ms, committed, 0, *header[6:])
         try:
             log.append(stamped, (head, view[BODY_CRC_AT:]))
-        except DiskFullError as error:
-            raise refusal(Code.DISK_FULL, f"{self.name}: {error}") from None
         except StorageError as error:
-            raise refusal(Code.STORAGE_OFFLINE, f"{self.name}: {error}") from None
+            raise self._refusal(error) from None
         return Appended(base_offset, log.end_offset, append_ms)
+
+    def _refusal(self, error: StorageError) -> WireError:
+        code = Code.DISK_FULL if isinstance(error, DiskFullError) else Code.STORAGE_OFFLINE
+        return refusal(code, f"{self.name}: {error}")
 
     def advance(self) -> bool:
         """Move the high watermark to where the log allows it; whether it moved."""
@@ -137,25 +148,56 @@ class Partition:
             raise CorruptDataError("offset deltas (column 1) are for compaction alone")
 
     def _make_room(self, size: int, records: int) -> None:
-        """Keep within the topic's capacity (DESIGN 5): refuse, or drop the oldest segments."""
-        config = self.log.config
+        """Keep within the topic's capacity (DESIGN 5): refuse, or drop the oldest segments.
+
+        Drops nothing unless that makes room enough.
+        """
+        log, config = self.log, self.log.config
         if not config.capacity_bytes and not config.capacity_records:
             return
-        while over := self._over(config, size, records):
-            if config.full == "refuse" or len(self.log.segments) == 1:
-                raise refusal(
-                    Code.TOPIC_FULL,
-                    f"{self.name} is full: {over}; wait for retention or raise the limit",
-                )
-            target = self.log.segments[1].base_offset
-            if target > min(self.high_watermark, self.log.flushed_base):
-                raise refusal(Code.TOPIC_FULL, f"{self.name} is full of uncommitted records")
-            self.log.drop_before(target)
+        log.check_usable()
+        held_bytes, held_records = log.size_bytes, log.record_count
+        over = _over(config, held_bytes, held_records, size, records)
+        if over is None:
+            return
+        if config.full == "refuse" or _over(config, 0, 0, size, records):
+            raise refusal(
+                Code.TOPIC_FULL,
+                f"{self.name} is full: {over}; wait for retention or raise the limit",
+            )
+        for at, segment in enumerate(log.segments):
+            held_bytes -= segment.size
+            held_records -= segment.record_count
+            if _over(config, held_bytes, held_records, size, records) is None:
+                self._drop_through(at)
+                return
 
-    def _over(self, config: TopicConfig, size: int, records: int) -> str | None:
+    def _drop_through(self, at: int) -> None:
+        """Drop the segments up to this one, or say why that has to wait."""
         log = self.log
-        if config.capacity_bytes and log.size_bytes + size > config.capacity_bytes:
-            return f"{log.size_bytes} bytes and capacity_bytes is {config.capacity_bytes}"
-        if config.capacity_records and log.record_count + records > config.capacity_records:
-            return f"{log.record_count} records and capacity_records is {config.capacity_records}"
-        return None
+        if at + 1 == len(log.segments):
+            # All there is, the segment that is being written included: it must be ended first.
+            try:
+                log.roll()
+            except StorageError as error:
+                if not isinstance(error, DiskFullError):
+                    log.fail(error)
+                raise self._refusal(error) from None
+        target = log.segments[at + 1].base_offset
+        if target > min(self.high_watermark, log.flushed_base):
+            raise refusal(Code.TOPIC_FULL, f"{self.name} is full of uncommitted records")
+        log.drop_before(target)
+
+
+def _over(
+    config: TopicConfig, held_bytes: int, held_records: int, size: int, records: int
+) -> str | None:
+    """What is beyond the capacity once this much more is there."""
+    if config.capacity_bytes and held_bytes + size > config.capacity_bytes:
+        return f"{held_bytes} bytes, {size} more, and capacity_bytes is {config.capacity_bytes}"
+    if config.capacity_records and held_records + records > config.capacity_records:
+        return (
+            f"{held_records} records, {records} more, and capacity_records is "
+            f"{config.capacity_records}"
+        )
+    return None

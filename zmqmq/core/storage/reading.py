@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from zmqmq.batch.layout import HEADER_SIZE, SIZE_AT, unpack_header, verify
+from zmqmq.batch.layout import HEADER_SIZE, SIZE_AT, head_is_valid, unpack_header, verify
 from zmqmq.core.storage.disk import Buffer, File
 from zmqmq.core.storage.log import Damage, Log
 from zmqmq.core.storage.segment import Segment
@@ -80,7 +80,12 @@ def take(
             if first >= 0:
                 break
             return _whole_batch(log, where, position, batch_size, expected)
-        next_offset = _checked(log, where, view, position, expected)
+        try:
+            next_offset = _checked(log, where, view, position, expected)
+        except CorruptDataError:
+            if first >= 0:
+                break  # what lies before it is whole; whoever asks for more is refused
+            raise
         if next_offset > end:
             break
         if next_offset > offset:
@@ -118,19 +123,25 @@ def read(log: Log, offset: int, max_bytes: int, end: int) -> Buffer:
 def find_time(log: Log, append_ms: int, end: int) -> tuple[int, int] | None:
     """The first batch below `end` appended at `append_ms` or later: its offset and time.
 
-    Waits for the disk.
+    Waits for the disk. Raises CorruptDataError, and marks the log, as `take` does.
     """
     for segment in log.segments:
         if segment.last_append_ms < append_ms or not segment.record_count:
             continue
-        position = segment.position_before_time(append_ms)
+        offset, position = segment.place_before_time(append_ms)
         while position + HEADER_SIZE <= segment.size:
-            header = unpack_header(segment.file.read(position, HEADER_SIZE))
-            if header.base_offset >= end or header.size < HEADER_SIZE:
+            data = segment.file.read(position, HEADER_SIZE)
+            header = unpack_header(data)
+            if not head_is_valid(data, 0, header.head_crc):
+                where = Place(segment.file, position, HEADER_SIZE, segment, offset)
+                raise _damaged(log, where, 0, offset, "a checksum is wrong")
+            if header.base_offset >= end:
                 return None
             if header.append_time_ms >= append_ms:
                 return max(header.base_offset, log.start_offset), header.append_time_ms
-            position += header.size
+            offset, position = header.next_offset, position + header.size
+    if log.damage:
+        log.check_usable()  # what is wanted may lie behind it
     return None
 
 
@@ -140,7 +151,11 @@ def bytes_between(log: Log, offset: int, end: int) -> int:
     for segment in log.segments:
         if segment.end_offset <= offset or segment.base_offset >= end:
             continue
-        low = segment.place_before(offset)[1]
+        hint = log.hints.get(offset)
+        if hint is not None and hint[0] is segment:
+            low = hint[1]
+        else:
+            low = segment.place_before(offset)[1]
         high = segment.size if end >= segment.end_offset else segment.place_before(end)[1]
         total += max(high - low, 0)
     return total

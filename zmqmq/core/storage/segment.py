@@ -151,10 +151,10 @@ class Segment:
         found = bisect_right(self.offsets, offset) - 1
         return (self.offsets[found], self.positions[found]) if found >= 0 else (self.base_offset, 0)
 
-    def position_before_time(self, append_ms: int) -> int:
-        """Where to begin to look for the first batch appended at `append_ms` or later."""
+    def place_before_time(self, append_ms: int) -> tuple[int, int]:
+        """The same for the first batch appended at `append_ms` or later."""
         found = bisect_left(self.times, append_ms) - 1
-        return self.positions[found] if found >= 0 else 0
+        return (self.offsets[found], self.positions[found]) if found >= 0 else (self.base_offset, 0)
 
     def save_index(self) -> None:
         """Write the sidecar. Not flushed: a torn one fails its checksum and is built again."""

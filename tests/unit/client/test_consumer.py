@@ -1,0 +1,432 @@
+"""What a consumer fetches, from where, how far ahead, and what it does when told no."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.client.scripted import (
+    START_MS,
+    Fetching,
+    Sent,
+    World,
+    answer_fetch,
+    id_of,
+    stored_batch,
+)
+from zmqmq.client.machines.effects import MS
+from zmqmq.client.machines.stream import Place, PlaceKind
+from zmqmq.errors import (
+    Code,
+    CorruptDataError,
+    DeniedError,
+    NotFoundError,
+    OffsetOutOfRangeError,
+    error_to_wire,
+    refusal,
+)
+from zmqmq.wire.apis import Api
+
+START, END = Place(PlaceKind.START), Place(PlaceKind.END)
+
+
+def fetching(partitions: int = 1, **options: Any) -> Fetching:
+    """A consumer that is connected and knows its topic."""
+    world = World(topics={"t": partitions})
+    fetching = Fetching(world, **options)
+    world.greet()
+    world.tell_metadata()
+    return fetching
+
+
+def asked(sent: Sent) -> dict[int, int]:
+    """Partition and offset of each entry of a FETCH."""
+    return {partition: offset for _, partition, offset, _ in sent.fields["partitions"]}
+
+
+def answer_offsets(world: World, offsets: dict[str | int, int]) -> None:
+    sent = world.take(Api.LIST_OFFSETS)
+    found = [[offsets[at], None] for _, _, at in sent.fields["partitions"]]
+    world.answer(sent, {"offsets": found})
+
+
+def refuse_partition(world: World, sent: Sent, code: Code, **hints: object) -> None:
+    error = error_to_wire(refusal(code, "scripted", hints))
+    world.answer(sent, {"partitions": [error] * len(sent.fields["partitions"])})
+
+
+def batch(base: int, count: int = 2, partition: int = 0, size: int = 10) -> bytes:
+    return stored_batch(base, [b"x" * size] * count, partition=partition)
+
+
+def test_a_fetch_asks_for_every_partition_at_once() -> None:
+    consumer = fetching(3, max_wait_ms=700, fetch_bytes=5_000)
+    sent = consumer.world.take(Api.FETCH)
+
+    assert asked(sent) == {0: 0, 1: 0, 2: 0}
+    assert sent.fields["max_wait_ms"] == 700
+    assert sent.fields["max_bytes"] == 5_000
+    assert sent.fields["rx"] == 0
+
+
+def test_the_next_fetch_goes_out_with_the_answer_to_the_last() -> None:
+    consumer = fetching()
+    answer_fetch(consumer.world, consumer.world.take(Api.FETCH), {0: batch(0, 5)})
+
+    assert len(consumer.machine.chunks) == 1
+    assert asked(consumer.world.take(Api.FETCH)) == {0: 5}
+    assert consumer.promise.notified
+
+
+def test_an_empty_answer_is_asked_again_from_the_same_offset() -> None:
+    consumer = fetching()
+    answer_fetch(consumer.world, consumer.world.take(Api.FETCH), {})
+
+    assert asked(consumer.world.take(Api.FETCH)) == {0: 0}
+    assert not consumer.machine.chunks
+
+
+def test_every_fetch_tells_how_much_was_read() -> None:
+    """The broker stops answering a session that does not."""
+    consumer = fetching()
+    data = batch(0)
+    answer_fetch(consumer.world, consumer.world.take(Api.FETCH), {0: data})
+
+    assert consumer.world.take(Api.FETCH).fields["rx"] == len(data)
+
+
+def test_no_more_than_prefetch_bytes_are_fetched_ahead() -> None:
+    data = batch(0, 10, size=100)
+    consumer = fetching(prefetch_bytes=len(data) * 3, fetch_bytes=len(data))
+    base = 0
+    while requests := consumer.world.take_all(Api.FETCH):
+        for sent in requests:
+            answer_fetch(consumer.world, sent, {0: batch(base, 10, size=100)})
+            base += 10
+
+    assert consumer.machine.buffered_bytes == len(data) * 3
+    assert consumer.machine.is_starved
+    consumer.machine.taken += len(consumer.machine.chunks.popleft().data)
+    consumer.world.step()
+    assert asked(consumer.world.take(Api.FETCH)) == {0: base}
+
+
+def test_a_batch_larger_than_prefetch_bytes_still_comes() -> None:
+    consumer = fetching(prefetch_bytes=100, fetch_bytes=100)
+    answer_fetch(consumer.world, consumer.world.take(Api.FETCH), {0: batch(0, 10, size=100)})
+    assert consumer.world.take_all(Api.FETCH) == []
+
+    consumer.machine.taken += len(consumer.machine.chunks.popleft().data)
+    consumer.world.step()
+    assert asked(consumer.world.take(Api.FETCH)) == {0: 10}
+
+
+def test_the_partition_that_was_served_goes_to_the_end_of_the_next_question() -> None:
+    consumer = fetching(3)
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)})
+
+    assert list(asked(world.take(Api.FETCH))) == [1, 2, 0]
+
+
+def test_a_seek_fetches_at_once_and_drops_what_is_on_its_way() -> None:
+    consumer = fetching()
+    world = consumer.world
+    stale = world.take(Api.FETCH)
+    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 50))
+    world.step()
+    fresh = world.take(Api.FETCH)
+    assert asked(fresh) == {0: 50}
+
+    answer_fetch(world, stale, {0: batch(0)})
+    assert not consumer.machine.chunks
+    answer_fetch(world, fresh, {0: batch(50)})
+    assert [c.generation for c in consumer.machine.chunks] == [1]
+    assert asked(world.take(Api.FETCH)) == {0: 52}
+
+
+def test_a_paused_partition_is_not_fetched_until_it_is_resumed() -> None:
+    consumer = fetching(2)
+    world = consumer.world
+    consumer.machine.pause("t", 0, 1)
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)})
+    assert not consumer.machine.chunks
+    assert asked(world.take(Api.FETCH)) == {1: 0}
+
+    consumer.machine.resume("t", 0)
+    world.step()
+    assert asked(world.take(Api.FETCH)) == {0: 0}
+
+
+@pytest.mark.parametrize(
+    ("place", "questions", "offsets", "position"),
+    [
+        (START, ["start"], {"start": 3}, 3),
+        (END, ["end"], {"end": 90}, 90),
+        (Place(PlaceKind.BEFORE_END, 10), ["start", "end"], {"start": 3, "end": 90}, 80),
+        (Place(PlaceKind.BEFORE_END, 100), ["start", "end"], {"start": 3, "end": 90}, 3),
+        (Place(PlaceKind.TIME, START_MS), [START_MS], {START_MS: 40}, 40),
+    ],
+)
+def test_a_start_is_looked_up(
+    place: Place, questions: list[str | int], offsets: dict[str | int, int], position: int
+) -> None:
+    consumer = fetching(start=place)
+    assert not consumer.machine.is_placed
+    sent = consumer.world.sent[-1]
+    assert [at for _, _, at in sent.fields["partitions"]] == questions
+    answer_offsets(consumer.world, offsets)
+
+    assert consumer.machine.is_placed
+    assert asked(consumer.world.take(Api.FETCH)) == {0: position}
+
+
+def test_a_group_goes_on_where_it_committed_and_begins_at_the_start() -> None:
+    consumer = fetching(2, start=Place(PlaceKind.STORED), group="g")
+    world = consumer.world
+    sent = world.take(Api.OFFSET_FETCH)
+    assert sent.fields["group"] == "g"
+    world.answer(sent, {"offsets": [[id_of("t"), 1, 77, 0, "", START_MS]]})
+    world.step()
+    answer_offsets(world, {"start": 5})
+
+    assert consumer.machine.is_placed
+    positions = {s.partition: s.position for s in consumer.machine.streams.values()}
+    assert positions == {0: 5, 1: 77}
+
+
+def test_a_coordinator_that_is_not_ready_is_asked_again() -> None:
+    consumer = fetching(start=Place(PlaceKind.STORED), group="g")
+    world = consumer.world
+    world.refuse(world.take(Api.OFFSET_FETCH), Code.COORDINATOR_LOADING)
+    world.advance(100)
+    world.answer(world.take(Api.OFFSET_FETCH), {"offsets": [[id_of("t"), 0, 9, 0, "", 1]]})
+
+    assert asked(world.take(Api.FETCH)) == {0: 9}
+
+
+def test_stop_at_end_stops_at_what_was_the_end_when_it_began() -> None:
+    consumer = fetching(start=START, stop_at_end=True)
+    world = consumer.world
+    answer_offsets(world, {"start": 0, "end": 3})
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)}, end=100)
+    assert not consumer.machine.is_finished
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(2)}, end=100)
+
+    assert consumer.machine.is_finished
+    assert world.take_all(Api.FETCH) == []
+    assert [c.stop_at for c in consumer.machine.chunks] == [3, 3]
+
+
+def test_stop_at_end_of_nothing_is_finished_at_once() -> None:
+    consumer = fetching(start=START, stop_at_end=True)
+    answer_offsets(consumer.world, {"start": 0, "end": 0})
+
+    assert consumer.machine.is_finished
+    assert consumer.world.take_all(Api.FETCH) == []
+
+
+def test_stop_at_end_with_an_offset_asks_for_the_end() -> None:
+    consumer = fetching(start=Place(PlaceKind.OFFSET, 5), stop_at_end=True)
+    answer_offsets(consumer.world, {"end": 5})
+
+    assert consumer.machine.is_finished
+
+
+def test_a_position_that_retention_has_passed_goes_on_at_the_start_and_says_so() -> None:
+    consumer = fetching()
+    world = consumer.world
+    sent = world.take(Api.FETCH)
+    refuse_partition(world, sent, Code.OFFSET_OUT_OF_RANGE, log_start=40, end=90)
+
+    assert asked(world.take(Api.FETCH)) == {0: 40}
+    (observed,) = [o for o in world.observed if o.event == "position-reset"]
+    assert "0 to 39" in observed.detail
+    assert observed.is_warning
+    assert not consumer.machine.errors
+
+
+def test_a_position_beyond_the_end_is_the_callers_to_decide() -> None:
+    consumer = fetching(start=Place(PlaceKind.OFFSET, 500))
+    world = consumer.world
+    refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, log_start=0, end=90)
+
+    assert world.take_all(Api.FETCH) == []
+    (error,) = consumer.machine.errors
+    assert isinstance(error, OffsetOutOfRangeError)
+
+
+def test_not_the_leader_means_asking_who_is() -> None:
+    consumer = fetching()
+    world = consumer.world
+    refuse_partition(world, world.take(Api.FETCH), Code.NOT_LEADER)
+    world.leader = 2
+    world.advance(100)
+    world.tell_metadata()
+    world.advance(100)
+    world.greet(broker=2)
+
+    assert world.take(Api.FETCH).socket == world.socket
+
+
+def test_a_denial_is_told_and_the_other_partitions_go_on() -> None:
+    consumer = fetching(2)
+    world = consumer.world
+    sent = world.take(Api.FETCH)
+    error = error_to_wire(refusal(Code.DENIED, "no"))
+    world.answer(sent, {"partitions": [error, [0, 5, 0]]})
+
+    assert isinstance(consumer.machine.errors[0], DeniedError)
+    assert asked(world.take(Api.FETCH)) == {1: 0}
+
+
+def test_a_lost_connection_fetches_on_where_it_was() -> None:
+    consumer = fetching()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)})
+    world.lose()
+    world.reconnect()
+    world.advance(100)
+
+    sent = world.take_all(Api.FETCH)[-1]
+    assert asked(sent) == {0: 2}
+    assert sent.fields["rx"] == 0
+
+
+def test_an_unknown_topic_is_told() -> None:
+    world = World(topics={})
+    consumer = Fetching(world, "typo")
+    world.greet()
+    for _ in range(3):
+        world.tell_metadata()
+        world.advance(200)
+
+    assert isinstance(consumer.machine.errors[0], NotFoundError)
+
+
+def test_a_partition_that_does_not_exist_is_told() -> None:
+    world = World(topics={"t": 2})
+    consumer = Fetching(world, partitions=(1, 5))
+    world.greet()
+    world.tell_metadata()
+
+    assert isinstance(consumer.machine.errors[0], NotFoundError)
+    assert asked(consumer.world.take(Api.FETCH)) == {1: 0}
+
+
+def test_partitions_added_later_are_read_from_their_start() -> None:
+    consumer = fetching(1, start=END)
+    world = consumer.world
+    answer_offsets(world, {"end": 50})
+    world.topics["t"] = 2
+    world.core.routing.refresh(world.now)
+    world.advance(200)
+    world.tell_metadata()
+    answer_offsets(world, {"start": 0})
+
+    positions = {s.partition: s.position for s in consumer.machine.streams.values()}
+    assert positions == {0: 50, 1: 0}
+
+
+def test_headers_that_lead_nowhere_stop_the_partition() -> None:
+    consumer = fetching()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: b"\xff" * 200})
+
+    assert isinstance(consumer.machine.errors[0], CorruptDataError)
+    assert world.take_all(Api.FETCH) == []
+
+
+def test_assign_reads_what_it_is_told_and_nothing_else() -> None:
+    consumer = fetching(3)
+    world = consumer.world
+    stale = world.take(Api.FETCH)
+    consumer.machine.assign(world.now, [("t", 2)])
+    answer_fetch(world, stale, {0: batch(0), 1: batch(0, partition=1)})
+
+    assert list(consumer.machine.streams) == [("t", 2)]
+    assert not consumer.machine.chunks
+    assert {p for s in world.take_all(Api.FETCH) for p in asked(s)} == {2}
+
+
+def test_closing_stops_everything() -> None:
+    consumer = fetching(group="g")
+    world = consumer.world
+    sent = world.take(Api.FETCH)
+    world.core.remove_consumer(consumer.machine)
+    answer_fetch(world, sent, {0: batch(0)})
+
+    assert not consumer.machine.chunks
+    assert world.take_all(Api.FETCH) == []
+
+
+class TestCommits:
+    def test_automatic_commits_come_at_their_time_and_only_with_news(self) -> None:
+        consumer = fetching(group="g", auto_commit_ms=100)
+        world = consumer.world
+        due = consumer.promise.commits_due
+        world.advance(100)
+        assert consumer.promise.commits_due == due + 1
+
+        consumer.machine.auto_commit(world.now, {("t", 0): 5})
+        world.step()
+        sent = world_take_commit(world)
+        assert sent.fields["offsets"] == [[id_of("t"), 0, 5, 1, ""]]
+        world.answer(sent, {"results": [None]})
+        consumer.machine.auto_commit(world.now, {("t", 0): 5})
+        world.step()
+        assert world.take_all(Api.OFFSET_COMMIT) == []
+
+    def test_there_are_none_without_a_group(self) -> None:
+        consumer = fetching()
+        consumer.world.advance(5_000)
+
+        assert consumer.promise.commits_due == 0
+
+    def test_one_commit_at_a_time_so_that_none_overtakes_another(self) -> None:
+        consumer = fetching(group="g", auto_commit=False)
+        world = consumer.world
+        commits = consumer.machine.commits
+        assert commits is not None
+        for offset in (5, 6):
+            commits.commit(world.now, {("t", 0): offset}, world.now + 5_000 * MS, None)
+        world.step()
+        first = world_take_commit(world)
+        assert world.take_all(Api.OFFSET_COMMIT) == []
+        world.answer(first, {"results": [None]})
+
+        assert world_take_commit(world).fields["offsets"][0][2] == 6
+
+    def test_a_commit_is_tried_again_and_then_told(self) -> None:
+        consumer = fetching(group="g", auto_commit=False)
+        world = consumer.world
+        commits = consumer.machine.commits
+        assert commits is not None
+        promise = type(consumer.promise)()
+        commits.commit(world.now, {("t", 0): 5}, world.now + 5_000 * MS, promise)
+        world.step()
+        world.refuse(world_take_commit(world), Code.COORDINATOR_LOADING)
+        assert not promise.is_done
+        world.advance(100)
+        world.answer(world_take_commit(world), {"results": [None]})
+
+        assert promise.is_done
+        assert promise.error is None
+
+    def test_a_refused_commit_is_told(self) -> None:
+        consumer = fetching(group="g", auto_commit=False)
+        world = consumer.world
+        commits = consumer.machine.commits
+        assert commits is not None
+        promise = type(consumer.promise)()
+        commits.commit(world.now, {("t", 0): 5}, world.now + 5_000 * MS, promise)
+        world.step()
+        denied = error_to_wire(refusal(Code.DENIED, "no"))
+        world.answer(world_take_commit(world), {"results": [denied]})
+
+        assert isinstance(promise.error, DeniedError)
+
+
+def world_take_commit(world: World) -> Sent:
+    return world.take(Api.OFFSET_COMMIT)
