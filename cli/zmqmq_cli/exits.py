@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zmqmq.errors import (
+    BufferFullError,
     Code,
     ConfigError,
     ConflictError,
@@ -79,6 +80,7 @@ _BY_CODE: Final[dict[Code, Exit]] = {
 _BY_CLASS: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (PartialError, Exit.INCOMPLETE),
     (ConfigError, Exit.USAGE),
+    (BufferFullError, Exit.INCOMPLETE),
     (UsageError, Exit.USAGE),
     (DirectoryError, Exit.CONFLICT),
     (NotFoundError, Exit.NOT_FOUND),

@@ -18,7 +18,7 @@ from zmqmq.errors import TimedOutError
 from zmqmq_cli.exits import PartialError
 from zmqmq_cli.formats import unescape
 from zmqmq_cli.lines import InputError, lines_of
-from zmqmq_cli.options import Command, choice, number
+from zmqmq_cli.options import Command, choice, globals_of, number
 from zmqmq_cli.output import Output
 from zmqmq_cli.sending import OUTSTANDING_MAX, Sender, Shape, parse_headers
 from zmqmq_cli.session import connected, output_of
@@ -27,6 +27,8 @@ from zmqmq_cli.tables import human_bytes, human_count, plural
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 ACKS: Final[dict[str, Literal[0, 1, "all"]]] = {"0": 0, "1": 1, "all": "all"}
+DELIVERY_MS: Final = 120_000
+"""How long a record may wait for its acknowledgement, unless --timeout says otherwise."""
 INTERRUPT_SECONDS: Final = 3.0
 BATCH_BYTES: Final = 256 * 1024
 """Larger than the client's default: here throughput counts, and lines come by the megabyte."""
@@ -102,6 +104,7 @@ def produce(
     codec = choice(compression, ("none", "lz4", "zstd"), "-z/--compression")
     inputs = [Input(name) for name in files or ["-"]]
     output = output_of(ctx)
+    patience_ms = globals_of(ctx).timeout_ms or DELIVERY_MS
     with (
         connected(ctx, topic) as client,
         client.producer(
@@ -109,6 +112,9 @@ def produce(
             acks=chosen_acks,
             compression=cast("Literal['none', 'lz4', 'zstd']", codec),
             batch_bytes=BATCH_BYTES,
+            delivery_timeout_ms=patience_ms,
+            # A full buffer waits longer than any delivery, so it is the delivery that is told.
+            block_ms=2 * patience_ms,
         ) as producer,
     ):
         _run(output, Sender(producer, shape), inputs, topic)

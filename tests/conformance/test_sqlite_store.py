@@ -140,7 +140,7 @@ def _damaged(path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "error", "words"),
     [
-        (_damaged, CorruptDataError, "revision is 'x'"),
+        (_damaged, CorruptDataError, "does not have its checksum"),
         (_newer, DirectoryError, "has format 2; this zmqmq reads 1"),
         (lambda path: _sqlite(path, "CREATE TABLE t (x)"), DirectoryError, "not a metadata store"),
         (lambda path: path.write_bytes(b"nonsense" * 1000), CorruptDataError, "not a database"),

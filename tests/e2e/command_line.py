@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -99,15 +101,20 @@ class CLI:
         assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stderr.decode()}"
         return Done(code, done.stdout, done.stderr)
 
-    def start(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command that the test ends."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *argv: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command that the test ends; it is killed where the test does not get so far."""
+        with subprocess.Popen(
             [*ZMQMQ, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environ,
             **options,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def json(self, *argv: str, stdin: bytes = b"") -> Any:
         """What a command prints as JSON."""

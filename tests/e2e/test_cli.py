@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import signal
 import subprocess
@@ -273,54 +272,54 @@ def test_a_group_goes_on_where_it_stopped(cli: CLI) -> None:
 
 def test_without_an_end_it_waits_for_more(cli: CLI) -> None:
     name = cli.topic(b"first")
-    reader = cli.start("consume", name)
-    assert reader.stdout is not None
-    assert reader.stdout.readline() == b"first\n"
-    cli("produce", name, stdin=b"second\n")
-    assert reader.stdout.readline() == b"second\n"
-    reader.send_signal(signal.SIGINT)
-    out, err = reader.communicate(timeout=SECONDS)
+    with cli.start("consume", name) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"first\n"
+        cli("produce", name, stdin=b"second\n")
+        assert reader.stdout.readline() == b"second\n"
+        reader.send_signal(signal.SIGINT)
+        out, err = reader.communicate(timeout=SECONDS)
 
-    assert (reader.returncode, out, err) == (130, b"", b"")
+        assert (reader.returncode, out, err) == (130, b"", b"")
 
 
 def test_an_array_that_is_stopped_is_still_an_array(cli: CLI) -> None:
     name = cli.topic(b"first")
-    reader = cli.start("consume", name, "-O", "json")
-    assert reader.stdout is not None
-    begun = reader.stdout.readline() + os.read(reader.stdout.fileno(), 1 << 16)
-    reader.send_signal(signal.SIGINT)
-    out, _ = reader.communicate(timeout=SECONDS)
+    with cli.start("consume", name, "-O", "json") as reader:
+        assert reader.stdout is not None
+        begun = reader.stdout.readline() + reader.stdout.read1()
+        reader.send_signal(signal.SIGINT)
+        out, _ = reader.communicate(timeout=SECONDS)
 
-    assert reader.returncode == 130
-    assert [record["value"] for record in json.loads(begun + out)] == ["first"]
+        assert reader.returncode == 130
+        assert [record["value"] for record in json.loads(begun + out)] == ["first"]
 
 
 def test_lines_typed_slowly_are_sent_at_once(cli: CLI) -> None:
     name = cli.topic()
-    writer = cli.start("produce", name, stdin=subprocess.PIPE)
-    assert writer.stdin is not None
-    writer.stdin.write(b"now\n")
-    writer.stdin.flush()
-    assert cli("consume", name, "-n", "1").stdout == b"now\n"
-    writer.communicate(b"later", timeout=SECONDS)
-    assert writer.returncode == 0
-    assert cli("consume", name, "-e").stdout == b"now\nlater\n"
+    with cli.start("produce", name, stdin=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        writer.stdin.write(b"now\n")
+        writer.stdin.flush()
+        assert cli("consume", name, "-n", "1").stdout == b"now\n"
+        writer.communicate(b"later", timeout=SECONDS)
+        assert writer.returncode == 0
+        assert cli("consume", name, "-e").stdout == b"now\nlater\n"
 
 
 def test_ctrl_c_stores_what_was_read(cli: CLI) -> None:
     name = cli.topic()
-    writer = cli.start("produce", name, stdin=subprocess.PIPE)
-    assert writer.stdin is not None
-    writer.stdin.write(b"one\ntwo\nhalf a li")
-    writer.stdin.flush()
-    assert cli("consume", name, "-n", "2").stdout == b"one\ntwo\n"
-    writer.send_signal(signal.SIGINT)
-    out, err = writer.communicate(timeout=SECONDS)
+    with cli.start("produce", name, stdin=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        writer.stdin.write(b"one\ntwo\nhalf a li")
+        writer.stdin.flush()
+        assert cli("consume", name, "-n", "2").stdout == b"one\ntwo\n"
+        writer.send_signal(signal.SIGINT)
+        out, err = writer.communicate(timeout=SECONDS)
 
-    assert (writer.returncode, out) == (130, b"")
-    assert b"2 records stored" in err
-    assert cli("consume", name, "-e").stdout == b"one\ntwo\n"
+        assert (writer.returncode, out) == (130, b"")
+        assert b"2 records stored" in err
+        assert cli("consume", name, "-e").stdout == b"one\ntwo\n"
 
 
 # Exit codes and errors

@@ -10,10 +10,11 @@ bytes that repeat it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -57,12 +58,15 @@ def run_blind(name: str, seconds: float, seed: int) -> int:
     return rounds
 
 
-def run_guided(target: Callable[[bytes], None], seconds: int) -> None:
+def run_guided(name: str, seconds: int) -> None:
     """Hand over to atheris; it does not come back."""
     import atheris  # type: ignore[import-not-found]
 
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}"], target)
+    for module in [m for m in sys.modules if m.startswith(("zmqmq", "tests.fuzz.targets"))]:
+        del sys.modules[module]
+    with atheris.instrument_imports(include=["zmqmq"]):
+        targets = importlib.import_module("tests.fuzz.targets")
+    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}"], targets.TARGETS[name])
     atheris.Fuzz()
 
 
@@ -76,7 +80,7 @@ def main() -> None:
     given = parser.parse_args()
     names = given.targets or list(TARGETS)
     if given.atheris:
-        run_guided(TARGETS[names[0]], given.seconds)
+        run_guided(names[0], given.seconds)
     for name in names:
         rounds = run_blind(name, given.seconds / len(names), given.seed)
         sys.stdout.write(f"{name}: {rounds} rounds with seed {given.seed}, nothing found\n")

@@ -131,12 +131,12 @@ def test_the_dearest_column_takes_bounded_time(filler: bytes) -> None:
     fields = dict.fromkeys(("attributes", "last_offset_delta", "producer_id", "producer_epoch"), 0)
     times = {"first_timestamp_ms": 1, "last_timestamp_ms": 1, "base_sequence": 0}
     sent = pack_producer_part(SEED, body, count=1, inflated_size=len(nested), **fields, **times)
-    started = time.perf_counter()
+    started = time.process_time()
     (batch,) = decode_batches(stored(0, sent), SEED, "t", 3)
     with pytest.raises(CorruptDataError):
         _ = batch.values
 
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_log_that_nobody_touched_is_read_whole() -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from tests.hostile.raw import MIB, SCALE, BrokerProcess, RawClient, batch_of, wait_until
+from tests.hostile.raw import MIB, BrokerProcess, RawClient, batch_of, wait_until
 from tests.hostile.zmtp import Wire
+from tests.support.broker_process import missing
 from zmqmq.errors import Code
 from zmqmq.wire.apis import Api
 
@@ -34,7 +35,7 @@ def many_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 3 * IDLE
     if hard < wanted:
-        pytest.skip(f"needs {wanted} open files; the limit is {hard}")
+        missing(f"this needs {wanted} open files and the limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -154,6 +155,37 @@ def test_reads_under_way_count_against_the_budget(tmp_path: Path) -> None:
         # Closed connections are found when something is sent to them, or when their leases end.
 
 
+def test_a_session_that_ends_gives_its_memory_to_those_who_wait(tmp_path: Path) -> None:
+    """Nobody woke them: they waited until their own time was over."""
+    serving = {
+        "memory_bytes": 16 * MIB,
+        "credit_bytes": 16 * MIB,
+        "unflushed_bytes": 8 * MIB,
+        "session_lease_ms": 1_500,
+    }
+    with (
+        BrokerProcess(tmp_path, serving=serving) as broker,
+        RawClient(broker.endpoint) as good,
+        contextlib.ExitStack() as stalled,
+    ):
+        topic_id = good.make_topic("t")
+        fill(good, topic_id, 24)
+        for _ in range(12):
+            stalled.enter_context(stall(broker.endpoint, topic_id, 40))
+        described, _ = good.call(Api.DESCRIBE, {"kind": "broker"})
+        assert described["items"][0]["reply_bytes_outstanding"] >= 16 * MIB
+        fields = {"partitions": [[topic_id, 0, 0, MIB]], "rx": 0, "max_wait_ms": 20_000}
+        waiting = good.post(Api.FETCH, fields)
+        started = time.monotonic()
+        while True:
+            good.post(Api.PING, {})
+            with contextlib.suppress(TimeoutError):
+                reply, bodies = good.answer(waiting, 0.3)
+                break
+        assert reply["partitions"][0][0] == len(bodies[0])
+        assert time.monotonic() - started < 10
+
+
 def test_one_stalled_consumer_does_not_slow_others(tmp_path: Path) -> None:
     with BrokerProcess(tmp_path) as broker, RawClient(broker.endpoint) as good:
         topic_id, own = good.make_topic("t"), good.make_topic("own")
@@ -206,8 +238,9 @@ class _Flood:
 
 
 @pytest.mark.strace
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_a_producer_flood_while_the_disk_stands_still(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        missing("there is no strace")
     with BrokerProcess(tmp_path, serving=SERVING) as broker, RawClient(broker.endpoint) as good:
         topic_id = good.make_topic("flood", partitions=3)
         good.produce(topic_id, batch_of(topic_id, b"first"))
@@ -223,7 +256,7 @@ def test_a_producer_flood_while_the_disk_stands_still(tmp_path: Path) -> None:
             status = Path(f"/proc/{broker.pid}/status")
             if not wait_until(lambda: "TracerPid:\t0" not in status.read_text(), 3):
                 strace.wait(3)
-                pytest.skip("strace may not attach here")
+                missing("strace may not attach here")
             floods = [_Flood(broker.endpoint, topic_id, number) for number in range(3)]
             threads = [threading.Thread(target=f.run, args=(STALL_S - 1,)) for f in floods]
             started = time.monotonic()
@@ -257,4 +290,3 @@ def test_a_producer_flood_while_the_disk_stands_still(tmp_path: Path) -> None:
             }
             for offset, prefix in flood.acknowledged.items():
                 assert stored[offset] == prefix
-    assert SCALE >= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -254,8 +255,7 @@ class LogDriver:
         self.log.write_out()
         flush = self._flush = self.log.begin_flush()
         steps: list[Callable[[], None]] = [file.sync for file in dict.fromkeys(flush.files)]
-        for folder in flush.folders:
-            steps.append(lambda folder=folder: self.disk.sync_directory(folder))  # type: ignore[misc]
+        steps += [partial(self.disk.sync_directory, folder) for folder in flush.folders]
         self.rng.shuffle(steps)
         self._in_flush = steps
 
@@ -457,4 +457,3 @@ def one_step(driver: LogDriver, rng: Random, keys: int = 0) -> None:
             driver.compact(rng.choice((lambda: None, burst, driver.flush)))
         case _:
             burst()
-

@@ -385,6 +385,9 @@ class Driver:
             return
         if wire.unsent:
             self._send_unsent(wire)
+        # Whoever waits for an answer is woken first: the threads' change of hands takes as long as
+        # the pump does.
+        self._carry_out()
         self._pump()
 
     def _drain_monitor(self, wire: _Wire) -> None:

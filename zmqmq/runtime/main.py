@@ -126,6 +126,11 @@ class RunningBroker:
         keys = KeySpace.of_cluster(CLUSTER)
         cluster = await _cluster_id(store, keys, None if form is None else form.cluster)
         epoch = await _register(store, keys, config.broker.id)
+        if form is not None and epoch <= form.epoch:
+            raise DirectoryError(
+                f"the metadata store has gone back: it gives broker epoch {epoch}, and "
+                f"{form.epoch} was reached already; metadata.db is an old copy, or has lost its end"
+            )
         write_format(
             disk,
             Format(cluster.hex(), config.broker.id, epoch, FORMAT_VERSION),

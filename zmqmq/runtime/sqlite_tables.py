@@ -103,6 +103,9 @@ class SqliteTables:
         except sqlite3.Error as error:
             os.close(self._lock)
             raise translated(error, f"cannot open {path}") from error
+        except UnicodeDecodeError as error:  # SQLite quotes names out of a damaged schema
+            os.close(self._lock)
+            raise CorruptDataError(f"{path} is damaged: restore it from a backup") from error
         except BaseException:
             os.close(self._lock)
             raise
@@ -273,7 +276,7 @@ class SqliteTables:
         return dict(self._db.execute("SELECT id, ttl_s FROM lease").fetchall())
 
     def grant(self, lease: int, ttl_s: float) -> None:
-        self._db.execute("INSERT INTO lease VALUES (?, ?, ?)", _sealed((lease, ttl_s)))
+        self._db.execute("INSERT INTO lease VALUES (?, ?, ?)", _sealed((lease, float(ttl_s))))
 
     def revoke(self, lease: int) -> None:
         """Delete the lease and its keys, in order. Raises LeaseGoneError."""

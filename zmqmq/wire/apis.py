@@ -88,7 +88,10 @@ REQUESTS: Final[dict[Api, Schema]] = {
     Api.PING: {},
     Api.METADATA: {
         "topics": Field(
-            "list|nil", "names of topics; nil or absent: all", default=None, maximum=ENTRIES_MAX
+            "list|nil",
+            "names of topics, each told of once; nil or absent: all",
+            default=None,
+            maximum=ENTRIES_MAX,
         ),
     },
     Api.INIT_PRODUCER: {},
@@ -121,7 +124,7 @@ REQUESTS: Final[dict[Api, Schema]] = {
         ),
         "max_bytes": Field(
             "int",
-            "of all body frames; the first batch comes even if it is larger",
+            "of all body frames; the first batch comes even if it is larger; 0: no data",
             default=1 << 20,
             maximum=REPLY_BYTES_MAX,
             unit="bytes",
@@ -207,7 +210,8 @@ REPLIES: Final[dict[Api, Schema]] = {
         "endpoints": Field("map", '"clients" and, where there is one, "push": "HOST:PORT"'),
         "limits": Field(
             "map",
-            "request_bytes, reply_bytes, frames, batch_bytes, credit_bytes, in_flight",
+            "request_bytes, reply_bytes, frames, batch_bytes, credit_bytes, in_flight, fetches, "
+            "integer",
         ),
     },
     Api.PING: {"time_ms": Field("int", "the broker's clock", unit="ms since 1970")},

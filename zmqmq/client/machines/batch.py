@@ -143,6 +143,11 @@ class PartitionQueue:
         """Whether something could be sent for the first time."""
         return bool(self.ready) or (self.is_due and self.open is not None)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something that has a number waits to be sent once more."""
+        return any(not batch.is_in_request for batch in self.in_flight)
+
 
 class TopicQueue:
     """The queues of one topic's partitions."""

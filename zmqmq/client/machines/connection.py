@@ -166,8 +166,10 @@ class Connection:
 
     def next_wake(self) -> int:
         """When `handle_time` has something to do next."""
+        if self.phase is Phase.READY:
+            return min(self._next_deadline, self._ping_at)
         reopen_at = self.reopen_at if self.phase is Phase.IDLE and self.is_wanted else NEVER
-        return min(self._next_deadline, self._ping_at, self._greeting_deadline, reopen_at)
+        return min(self._next_deadline, self._greeting_deadline, reopen_at)
 
     def open(self, now: int, socket: int) -> None:
         """Open a socket under this number and greet the broker on it."""

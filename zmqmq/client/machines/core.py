@@ -159,16 +159,23 @@ class Core:
 
     def next_wake(self) -> int:
         """The time by which `pump` has to be called again."""
-        return min(
+        wake = min(
             self.network.next_wake(),
             self.routing.next_wake(),
             self.lookup.next_wake(),
             self.admin.next_wake(),
-            *(producer.next_wake() for producer in self._producers),
-            *(consumer.next_wake() for consumer in self._consumers),
-            *self._connecting.values(),
-            *(deadline for _, deadline in self._describing.values()),
         )
+        for producer in self._producers:
+            wake = min(wake, producer.next_wake())
+        for consumer in self._consumers:
+            wake = min(wake, consumer.next_wake())
+        if self._connecting or self._describing:
+            wake = min(
+                wake,
+                *self._connecting.values(),
+                *(deadline for _, deadline in self._describing.values()),
+            )
+        return wake
 
     def close(self, now: int) -> None:
         """End everything; whatever has no answer yet gets one."""

@@ -130,7 +130,7 @@ class Network:
 
     def handle_time(self, now: int) -> None:
         """Expire, ping, reopen, and look for a broker while there is none."""
-        for connection in list(self.connections.values()):
+        for connection in tuple(self.connections.values()):
             socket = connection.socket
             if now >= connection.next_wake():
                 connection.handle_time(now)
@@ -144,15 +144,19 @@ class Network:
                 self._open(now, connection)
         if now >= self._next_waiting_deadline:
             self._expire_waiting(now)
-        self._seek_home(now)
-        self._send_waiting(now)
+        if self.any_ready() is None:
+            self._seek_home(now)
+        elif self._waiting:
+            self._send_waiting(now)
 
     def next_wake(self) -> int:
         """When `handle_time` has something to do next."""
-        wake = min((c.next_wake() for c in self.connections.values()), default=NEVER)
+        wake = self._next_waiting_deadline
+        for connection in self.connections.values():
+            wake = min(wake, connection.next_wake())
         if self.any_ready() is None and not self.is_closed:
             wake = min(wake, self._seek_at())
-        return min(wake, self._next_waiting_deadline)
+        return wake
 
     def close(self, now: int) -> None:
         """End every connection; what still waits fails."""
@@ -205,9 +209,8 @@ class Network:
         self._open(now, min(connections, key=lambda c: c.reopen_at))
 
     def _send_waiting(self, now: int) -> None:
-        connection = self.any_ready() if self._waiting else None
-        if connection is None:
-            return
+        connection = self.any_ready()
+        assert connection is not None
         waiting, self._waiting = self._waiting, deque()
         self._next_waiting_deadline = NEVER
         for api, fields, deadline, on_answer in waiting:

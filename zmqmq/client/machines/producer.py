@@ -110,26 +110,27 @@ class Producer:
     def pump(self, now: int) -> None:
         """Send whatever can be sent now, and give up on what is overdue."""
         accumulator = self.accumulator
-        with self._guard:
-            accumulator.collect(now)
-            late = accumulator.overdue(now)
-        if late:
-            self._give_up(late)
+        if accumulator.has_news or now >= accumulator.next_wake():
+            with self._guard:
+                accumulator.collect(now)
+                late = accumulator.overdue(now)
+            if late:
+                self._give_up(late)
         if (self._routing.version, len(accumulator.topics)) != self._routed:
             self._route(now)
         if self._sequences.needs_id:
             self._ask_id(now)
             return
-        for queue in [q for q in self._pausing if q.not_before <= now]:
-            del self._pausing[queue]
-            accumulator.sendable[queue] = None
+        if self._pausing:
+            for queue in [q for q in self._pausing if q.not_before <= now]:
+                del self._pausing[queue]
+                accumulator.sendable[queue] = None
         while accumulator.sendable and self._send(now):
             pass
 
     def next_wake(self) -> int:
         """When `pump` has something to do next, besides when an answer or a record comes."""
-        with self._guard:
-            wake = self.accumulator.next_wake()
+        wake = self.accumulator.next_wake()
         for queue in self._pausing:
             wake = min(wake, queue.not_before)
         if self._sequences.needs_id and not self._is_asking_id:
@@ -283,9 +284,11 @@ class Producer:
             delay = backoff_delay(self._retry_first, BACKOFF_MAX, queue.retries, jitter)
             queue.not_before = now + max(delay, pause)
         for queue in {batch.queue: None for batch in batches}:
-            with self._guard:
-                self._sequences.maybe_bump(queue)
-            self.accumulator.sendable[queue] = None
+            if queue.is_bumping:
+                with self._guard:
+                    self._sequences.maybe_bump(queue)
+            if queue.has_work or queue.has_unsent:
+                self.accumulator.sendable[queue] = None
         self._flush_settled()
 
     def _failed(

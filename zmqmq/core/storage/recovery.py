@@ -293,6 +293,10 @@ def _rewrite_tail(log: Log, checkpoint: Checkpoint) -> None:
             data = segment.file.read(position, min(CHUNK, segment.size - position))
             segment.file.write(position, [data])
             position += len(data)
+        # The size as well, which the failed flush was to make durable and this one would not.
+        size = segment.file.size
+        segment.file.truncate(size + 1)
+        segment.file.truncate(size)
         log.mark_unsynced(segment)
 
 

@@ -1,0 +1,118 @@
+"""Which partitions a run of the broker leads, and when it serves them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.world import BROKEN, KEYS, World
+from zmqmq.core.broker.events import CommitMetadata, FlushFiles, OpenLog
+from zmqmq.core.meta.store import UnavailableError
+from zmqmq.core.meta.values import PartitionDocument
+
+
+def test_every_start_leads_with_a_new_epoch() -> None:
+    world = World()
+    t = world.topic("t")
+    client = world.client()
+    epochs = [world.partition(t).epoch]
+    for _ in range(3):
+        world.crash()
+        epochs.append(world.partition(t).epoch)
+        client.hello()
+        assert client.produce(t, b"a").error is None
+
+    assert epochs == [1, 2, 3, 4]
+    document = PartitionDocument.decode(world.store.now[KEYS.partition(t.id, 0)].value)
+    assert document.leader == (1, 4)
+    assert client.metadata("t") == {"t": [[1, 4]]}
+
+
+def test_a_partition_is_served_once_what_was_found_in_it_is_flushed() -> None:
+    world = World()
+    t = world.topic("t")
+    world.client().produce(t, b"a")
+    world.hold(FlushFiles)
+    world.disk = world.disk.kill_state()
+    world.start()
+    client = world.client()
+    assert not world.broker.is_started
+    assert client.fetch(t).outcome == ["NOT_LEADER"]
+
+    while world.waiting(FlushFiles):
+        world.end_flush()
+    assert world.broker.is_started
+    assert client.fetch(t).outcome == [[b"a"]]
+
+
+def test_a_first_flush_that_fails_leaves_its_partition_offline_and_the_start_goes_on() -> None:
+    world = World()
+    t = world.topic("t", 2)
+    world.hold(FlushFiles)
+    world.disk = world.disk.kill_state()
+    world.start()
+    while world.waiting(FlushFiles):
+        world.end_flush(failing=["t/0"])
+
+    assert world.broker.is_started
+    client = world.client()
+    assert client.fetch(t).outcome == ["STORAGE_OFFLINE"]
+    assert client.fetch(t[1]).outcome == [[]]
+
+
+def test_a_log_that_cannot_be_opened_is_offline_and_the_start_goes_on() -> None:
+    world = World()
+    t = world.topic("t", 2)
+    world.hold(OpenLog)
+    world.disk = world.disk.kill_state()
+    world.start()
+    world.hold(FlushFiles)
+    opened = [effect.key.topic_id == t.id for effect in world.held[OpenLog]]
+    for is_ours in opened:
+        world.end_opening(BROKEN if is_ours else None)
+    world.release(FlushFiles)
+
+    assert world.broker.is_started
+    assert world.client().produce(t, b"a").outcome == ["STORAGE_OFFLINE"]
+    (topic,) = world.client().describe("topics")
+    assert "by order of the test" in topic["partitions"][0]["error"]
+
+
+def test_a_claim_that_the_store_refuses_stops_the_start() -> None:
+    world = World()
+    world.hold(CommitMetadata)
+    world.disk = world.disk.kill_state()
+    world.start()
+
+    with pytest.raises(UnavailableError):
+        world.refuse_commit()
+
+
+def test_more_partitions_than_a_commit_holds_are_claimed_in_several() -> None:
+    world = World()
+    t = world.topic("t", 250)
+    world.hold(CommitMetadata)
+    world.disk = world.disk.kill_state()
+    world.start()
+    assert world.waiting(CommitMetadata) == 3
+    world.release(CommitMetadata)
+
+    assert world.broker.is_started
+    assert world.partition(t[249]).epoch == 2
+
+
+def test_a_damaged_log_is_served_up_to_the_damage() -> None:
+    world = World()
+    t = world.topic("t")
+    client = world.client()
+    for value in (b"a", b"b", b"c"):
+        client.produce(t, value)
+    world.checkpoint()
+    world.flip(t, 1)
+    world.crash()
+    client.hello()
+
+    assert client.fetch(t).outcome == [[b"a"]]
+    assert client.fetch((t, 1)).outcome == ["STORAGE_DAMAGED"]
+    assert client.produce(t, b"d").outcome == ["STORAGE_DAMAGED"]
+    (topic,) = client.describe("topics")
+    assert "damaged at offset 1" in topic["partitions"][0]["error"]
