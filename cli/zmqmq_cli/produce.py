@@ -148,7 +148,8 @@ def _run(output: Output, sender: Sender, inputs: list[Input], topic: str) -> Non
     begun = monotonic()
     sizes = [one.size for one in inputs]
     total = sum(sizes) if all(sizes) else 0
-    if sys.stdin.isatty() and any(one.name == "stdin" for one in inputs):
+    is_typed = sys.stdin.isatty() and any(one.name == "stdin" for one in inputs)
+    if is_typed:
         output.say("a line is a record; Ctrl-D ends")
     try:
         for one in inputs:
@@ -157,7 +158,8 @@ def _run(output: Output, sender: Sender, inputs: list[Input], topic: str) -> Non
                 for lines in lines_of(stream, one.name):
                     sender.send(lines, one.name, first_number)
                     first_number += len(lines)
-                    output.progress(_progress(sender, monotonic() - begun, total))
+                    if not is_typed:  # it would be drawn over what is being typed
+                        output.progress(_progress(sender, monotonic() - begun, total))
         sender.settle()
     except KeyboardInterrupt:
         # What was read is finished, but nobody who pressed Ctrl-C waits for a broker that hangs.
@@ -177,7 +179,7 @@ def _run(output: Output, sender: Sender, inputs: list[Input], topic: str) -> Non
 
 
 def _progress(sender: Sender, seconds: float, total: int) -> str:
-    parts = [f"{sender.sent:,} records", human_bytes(sender.sent_bytes)]
+    parts = [plural(sender.sent, "record"), human_bytes(sender.sent_bytes)]
     if total:
         parts.append(f"{min(99, 100 * sender.sent_bytes // total)} %")
     return ", ".join([*parts, f"{human_count(sender.sent / max(seconds, 0.001))}/s"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -19,12 +21,31 @@ if TYPE_CHECKING:
 CONNECT_MS: Final = 3_000
 """Less than a program waits: somebody sits there, and the broker is usually there or not."""
 REQUEST_MS: Final = 30_000
+WARNING_SECONDS: Final = 10.0
 
 
 def output_of(ctx: typer.Context) -> Output:
     """How this invocation prints."""
     chosen = globals_of(ctx)
     return Output(chosen.output, quiet=chosen.quiet)
+
+
+class Warnings(logging.Handler):
+    """What the client logs, said on stderr: each kind once a while, for they come by hundreds."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+        self._next: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, unless the command hears of it in another way or said its like just now."""
+        kind = record.getMessage().partition(":")[0]
+        now = time.monotonic()
+        # A delivery that fails is the command's error anyway.
+        if kind != "delivery-failed" and now >= self._next.get(kind, 0.0):
+            self._next[kind] = now + WARNING_SECONDS
+            self._output.say(f"warning: {self.format(record)}")
 
 
 @contextmanager
@@ -37,6 +58,7 @@ def connected(ctx: typer.Context, topic: str | None = None) -> Iterator[Client]:
 
     chosen = globals_of(ctx)
     wait = chosen.timeout_ms
+    logging.getLogger("zmqmq.client").handlers = [Warnings(output_of(ctx))]
     with zmqmq.connect(
         chosen.servers,
         client_name="zmqmq-cli",

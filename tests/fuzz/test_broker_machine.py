@@ -66,19 +66,24 @@ class BrokerMachine(RuleBasedStateMachine):
     def produce(self, name: str, number: int, size: int) -> None:
         """In order, from an idempotent producer."""
         key = (name, number)
-        if key in self.last and any(s.value == self.last[key][1] for s in self.waiting):
-            return  # one at a time, so that a refusal leaves no gap
+        if key in self.last and self.last[key][1] not in self.acknowledged[number]:
+            self.produce_again(name, number)  # as a client does while it is in doubt
+            return
         self.count += 1
         value = b"%d:" % self.count + bytes(size)
         sequence = self.sequences.get(key, 0)
         producer = CLIENTS.index(name) + 1
         batch = batch_of(self.topic[number], value, producer=producer, sequence=sequence)
         self.last[key] = (batch, value)
+        self.sequences[key] = sequence + 1
         self.send(name, number, value, ACKS_ALL, batch)
 
     @rule(name=st.sampled_from(CLIENTS), number=partitions)
-    def produce_again(self, name: str, number: int) -> None:
+    def repeat(self, name: str, number: int) -> None:
         """The last one once more, whatever became of it."""
+        self.produce_again(name, number)
+
+    def produce_again(self, name: str, number: int) -> None:
         if (name, number) in self.last:
             batch, value = self.last[name, number]
             self.send(name, number, value, ACKS_ALL, batch)
@@ -133,6 +138,12 @@ class BrokerMachine(RuleBasedStateMachine):
         """The disk is done."""
         self.world.end_flush()
 
+    @precondition(lambda self: self.world.waiting(FlushFiles))
+    @rule(name=st.sampled_from(["t/0", "t/1", "__offsets/0", "__offsets/1"]))
+    def fail_flush(self, name: str) -> None:
+        """The disk fails one of the logs, which is offline from then on."""
+        self.world.end_flush(failing=[name])
+
     @rule(ms=st.sampled_from([1, 100, 40_000]))
     def pass_time(self, ms: int) -> None:
         """Deadlines come."""
@@ -183,9 +194,6 @@ class BrokerMachine(RuleBasedStateMachine):
             if isinstance(result, int):
                 told = self.acknowledged[sent.number].setdefault(sent.value, result)
                 assert told == result, "a duplicate was given another offset"
-                for (name, number), (_, value) in self.last.items():
-                    if number == sent.number and value == sent.value:
-                        self.advance_sequence(name, number)
         for entry in list(self.commits):
             group, offset, answer = entry
             if answer.fields is not None:
@@ -194,11 +202,6 @@ class BrokerMachine(RuleBasedStateMachine):
                     self.offsets[group] = offset
                     later = {o for g, o, _ in self.commits if g == group}
                     self.unsure[group] = later
-
-    def advance_sequence(self, name: str, number: int) -> None:
-        batch, _ = self.last[name, number]
-        sequence = int.from_bytes(batch[88:92], "big")
-        self.sequences[name, number] = sequence + 1
 
     def check_all(self) -> None:
         """Everything that was promised is there."""
@@ -216,10 +219,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for group, offset in self.offsets.items():
             outcome = reader.committed(group, self.topic).outcome
             allowed = {offset, *self.unsure.get(group, ())}
-            assert [o for _, o in outcome] and outcome[0][1] in allowed, (
-                "a committed offset is gone"
-            )
-            self.offsets[group] = outcome[0][1]
+            found = dict(outcome)[0]
+            assert found in allowed, "a committed offset is gone"
+            self.offsets[group] = found
             self.unsure[group] = set()
 
     def teardown(self) -> None:
@@ -240,8 +242,8 @@ def read_all(reader: Any, place: Place) -> dict[int, bytes | None]:
 
 
 BrokerMachine.TestCase.settings = settings(
-    max_examples=40 * SCALE,
-    stateful_step_count=40,
+    max_examples=100 * SCALE,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

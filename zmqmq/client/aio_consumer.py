@@ -189,12 +189,12 @@ class Consumer(Reader):
     async def wait_until_placed(self) -> None:
         """Wait until the position of every partition is known. Raises why it is not."""
         deadline = Deadline(self._aio.request_seconds)
-        while not self.machine.is_placed and not self.machine.errors and not deadline.is_over:
+        while not self.machine.is_placed and not self.machine.start_errors and not deadline.is_over:
             self.check()
             self._news.clear()
             await self._wait(deadline)
-        if self.machine.errors:
-            raise self.machine.errors.popleft()
+        if self.machine.start_errors:
+            raise self.machine.start_errors.popleft()
 
     def _wait_deadline(self, max_wait_ms: int | None) -> Deadline:
         self.check()

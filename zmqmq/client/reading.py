@@ -139,7 +139,13 @@ class Reader:
     def is_finished(self) -> bool:
         """With stop_at_end: whether everything has been handed out."""
         machine = self._machine_
-        return machine is not None and machine.is_finished and not machine.chunks
+        if machine is None or not machine.is_finished or machine.chunks:
+            return False
+        # A seek that the I/O thread has not heard of yet is not the end.
+        return all(
+            self._generations.get(key, stream.generation) == stream.generation
+            for key, stream in tuple(machine.streams.items())
+        )
 
     def check(self) -> None:
         """Raise what is wrong, if anything is."""
@@ -381,8 +387,9 @@ class Reader:
             seed = log_seed(chunk.topic_id, stream.partition)
             self._batches = decode_batches(chunk.data, seed, *key)
             return True
-        if machine.errors:
-            raise machine.errors.popleft()
+        for errors in (machine.start_errors, machine.errors):
+            if errors:
+                raise errors.popleft()
         return False
 
     def _stop_reading_chunk(self) -> None:

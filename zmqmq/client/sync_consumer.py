@@ -198,10 +198,10 @@ class Consumer(Reader):
         deadline = Deadline(self._io.request_seconds)
         while not self.machine.is_placed:
             self.check()
-            if self.machine.errors or not self._gate.wait(deadline.left()):
+            if self.machine.start_errors or not self._gate.wait(deadline.left()):
                 break
-        if self.machine.errors:
-            raise self.machine.errors.popleft()
+        if self.machine.start_errors:
+            raise self.machine.start_errors.popleft()
 
     def _wait_deadline(self, max_wait_ms: int | None) -> Deadline:
         self.check()

@@ -30,6 +30,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from zmqmq.errors import StorageError
+from zmqmq.runtime.kernel_flush import KernelFlush
 from zmqmq.runtime.os_disk import OSDisk, OSFile, storage_error
 
 Failures = Mapping[OSFile, StorageError]
@@ -39,6 +40,8 @@ CallSoon = Callable[[Callable[[], object]], object]
 """Runs something on the event loop; may be called from any thread."""
 
 THREADS_MAX: Final = 4
+KERNEL_MAX: Final = 4
+"""Up to so many files go to the kernel's own worker."""
 ALONE_MAX: Final = 2
 """Up to so many files it costs more to wake another thread than to flush them in turn."""
 PROBE_SHARE: Final = 50
@@ -67,7 +70,11 @@ class Flusher:
     has one job in flight at most, and keeps its files open until `done`.
     """
 
-    def __init__(self, disk: OSDisk, call_soon: CallSoon) -> None:
+    def __init__(
+        self, disk: OSDisk, call_soon: CallSoon, kernel: KernelFlush | None = None
+    ) -> None:
+        self._kernel = kernel
+        """Takes small groups without waking a thread of ours, where there is such a thing."""
         self.by_file = FlushCounts()
         self.by_file_system = FlushCounts()
         self._call_soon = call_soon
@@ -83,12 +90,26 @@ class Flusher:
         """Make these files and folders durable; then call `done` on the event loop."""
         assert not self._is_busy, "one flush at a time: the next collects while it runs"
         self._is_busy = True
-        self._jobs.put((files, done))
+        if self._kernel is None or len(files) > KERNEL_MAX or not self._by_kernel(files, done):
+            self._jobs.put((files, done))
+
+    def _by_kernel(self, files: Sequence[OSFile], done: Done) -> bool:
+        assert self._kernel is not None
+        start = perf_counter_ns()
+
+        def finished(failures: Failures) -> None:
+            self.by_file.add(len(files), perf_counter_ns() - start)
+            self._is_busy = False
+            done(failures)
+
+        return self._kernel.submit(files, finished)
 
     def close(self) -> None:
         """Wait for the job in flight and end the threads. Its `done` is still called."""
         self._jobs.put(None)
         self._thread.join()
+        if self._kernel is not None:
+            self._kernel.close()
         for helper in self._helpers:
             helper.close()
         if self._file_system is not None:

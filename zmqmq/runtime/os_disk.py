@@ -46,11 +46,11 @@ class OSFile:
     `sync` carry no state of their own, so they may run in any thread.
     """
 
-    __slots__ = ("_descriptor", "_is_folder", "_nowait", "file_system_id", "path")
+    __slots__ = ("_descriptor", "_nowait", "file_system_id", "is_folder", "path")
 
     def __init__(self, descriptor: int, path: str, *, is_folder: bool = False) -> None:
         self._descriptor = descriptor
-        self._is_folder = is_folder
+        self.is_folder = is_folder
         self._nowait = _RWF_NOWAIT
         self.path = path
         """As messages show it: with the root in front."""
@@ -167,7 +167,7 @@ class OSFile:
     def sync(self) -> None:
         """`fdatasync`, which covers the size; `fsync` for a folder, which has only metadata."""
         try:
-            if self._is_folder:
+            if self.is_folder:
                 os.fsync(self._descriptor)
             else:
                 os.fdatasync(self._descriptor)

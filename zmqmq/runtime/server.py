@@ -48,6 +48,7 @@ from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.errors import StorageError
 from zmqmq.runtime.flusher import Failures, Flusher
 from zmqmq.runtime.housekeeping import Housekeeping
+from zmqmq.runtime.kernel_flush import available
 from zmqmq.runtime.mirror import Mirror
 from zmqmq.runtime.os_disk import OSDisk, OSFile
 from zmqmq.runtime.transport import Listener
@@ -87,7 +88,7 @@ class Server:
         self._started = asyncio.Event()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
-        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe)
+        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, available(self._loop))
         self._housekeeping = Housekeeping(
             disk, broker, options, checkpoints, lambda: self._feed(BurstEnded())
         )

@@ -86,8 +86,9 @@ class Listener:
                 copy = len(frame) < KEEP_FRAME_BYTES
                 send(frame, _MORE if number < last else zmq.NOBLOCK, copy=copy)
         except zmq.Again:
-            # It has not read thousands of replies. It will ask again, or be evicted.
+            # It has not read thousands of replies, and will find its session gone if it does.
             self.dropped += 1
+            self._loop.call_soon(self._lost, route)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

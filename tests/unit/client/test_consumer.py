@@ -302,7 +302,7 @@ def test_an_unknown_topic_is_told() -> None:
         world.tell_metadata()
         world.advance(200)
 
-    assert isinstance(consumer.machine.errors[0], NotFoundError)
+    assert isinstance(consumer.machine.start_errors[0], NotFoundError)
 
 
 def test_a_partition_that_does_not_exist_is_told() -> None:
@@ -311,7 +311,7 @@ def test_a_partition_that_does_not_exist_is_told() -> None:
     world.greet()
     world.tell_metadata()
 
-    assert isinstance(consumer.machine.errors[0], NotFoundError)
+    assert isinstance(consumer.machine.start_errors[0], NotFoundError)
     assert asked(consumer.world.take(Api.FETCH)) == {1: 0}
 
 

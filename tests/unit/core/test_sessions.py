@@ -96,7 +96,7 @@ def credit_world(megabytes: int = 4, **serving: int) -> tuple[World, Place]:
 
 def read_until_starved(client: Client, t: Place) -> Answer:
     """Fetch without ever saying what was read; the fetch that waits for credit."""
-    for _ in range(100):
+    for _ in range(1_000):
         answer = client.fetch(t, wait_ms=MINUTE)
         if answer.outcome is None:
             return answer
@@ -180,8 +180,8 @@ def test_stalled_clients_cannot_starve_those_that_read() -> None:
     """Each gets at most what is left for all, so something is always left."""
     world, t = credit_world(0, credit_bytes=16 * MIB)
     for _ in range(16):
-        world.client("writer").produce(t, bytes(30_000))
-    for n in range(6):
+        world.client("writer").produce(t, bytes(60_000))
+    for n in range(4):
         read_until_starved(world.client(f"stalled-{n}"), t)
     reader = world.client("reader")
     read = 0

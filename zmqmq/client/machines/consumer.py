@@ -79,6 +79,8 @@ class Consumer:
         self.chunks: deque[Chunk] = deque()
         self.errors: deque[ZmqmqError] = deque()
         """To be raised once what was fetched before has been read."""
+        self.start_errors: deque[ZmqmqError] = deque()
+        """Why some partition has no position: no such topic, or nobody could tell."""
         self.streams: dict[tuple[str, int], Stream] = {}
         self.received = 0
         self.taken = 0
@@ -150,12 +152,12 @@ class Consumer:
         if stream is None:
             return
         self._drop(stream)
-        stream.generation = generation
         stream.retries = stream.not_before = 0
         if place.kind is PlaceKind.OFFSET:
             stream.place, stream.position = None, place.number
         else:
             stream.place, stream.position = place, -1
+        stream.generation = generation  # last: a reader that sees it sees the rest
 
     def pause(self, topic: str, partition: int, generation: int) -> None:
         """Fetch nothing of this partition until a seek and `resume`."""
@@ -229,7 +231,7 @@ class Consumer:
             if topic is None:
                 if name in self._routing.unknown and not known:
                     self._topics[name] = -1
-                    self._fail(self._routing.unknown[name])
+                    self.start_errors.append(self._routing.unknown[name])
                 continue
             count = len(topic.leaders)
             for partition in range(max(known, 0), count):
@@ -240,7 +242,7 @@ class Consumer:
             if known <= 0:
                 for partition in self._options.partitions or ():
                     if partition >= count:
-                        self._fail(_no_partition(name, partition, count))
+                        self.start_errors.append(_no_partition(name, partition, count))
             self._topics[name] = count
         if not self._is_begun and all(self._topics.values()):
             self._is_begun = True
@@ -250,7 +252,7 @@ class Consumer:
         """The position of a stream has been found out, or cannot be."""
         if error is not None:
             stream.place, stream.position, stream.is_paused = None, -1, True
-            self._fail(error)
+            self.start_errors.append(error)
         self._effects.append(Fetched(self._promise))
 
     def _fail(self, error: ZmqmqError) -> None:

@@ -58,7 +58,7 @@ class Describing:
             case "topics":
                 items, more = self._topics(names, after, internal=internal)
             case "groups":
-                items, more = self._groups(names, after), False
+                items, more = self._groups(names, after)
             case "sessions":
                 items, more = self._session_items(now_ms, after)
             case "broker":

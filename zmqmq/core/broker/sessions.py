@@ -164,7 +164,10 @@ class Sessions:
 
         Its share is never more than what is left for all: with n clients that stopped reading,
         each holds at most 1/(n+1) of the memory, and as much stays free for those that read
-        (dynamic thresholds, Choudhury and Hahne 1998).
+        (dynamic thresholds, Choudhury and Hahne 1998). An eighth is kept for clients that have
+        read everything, since each share can be overshot by a batch.
         """
         free = self._options.memory_bytes - self.outstanding
+        if session.outstanding:
+            free -= self._options.memory_bytes // 8
         return min(self._options.credit_bytes, free) - session.outstanding

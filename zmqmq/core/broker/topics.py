@@ -120,6 +120,8 @@ class Topics:
         """Topics that are being made just now."""
         self._awaited: dict[bytes, list[tuple[AdminRequest, Fields, int]]] = {}
         """Who waits for all partitions of a topic to be open, as of which revision."""
+        self._served: dict[bytes, int] = {}
+        """Of a topic in `_awaited`: partitions below this number are open."""
         self._producer_ids = range(0)
         self._wanting_id: deque[AdminRequest] = deque()
 
@@ -171,11 +173,14 @@ class Topics:
         topic = self._catalog.by_id.get(topic_id)
         if not waiting or topic is None or topic.state != "ready":
             return
-        for number in range(topic.partition_count):
+        # What is served stays so, so each look goes on where the last one stopped.
+        for number in range(self._served.get(topic_id, 0), topic.partition_count):
             place = (topic_id, number)
             if place not in self._catalog.partitions and place not in self._catalog.unopened:
+                self._served[topic_id] = number
                 return
         del self._awaited[topic_id]
+        self._served.pop(topic_id, None)
         for entry in waiting:
             request, fields, revision = entry
             if revision <= topic.revision:
@@ -185,6 +190,7 @@ class Topics:
 
     def gone(self, topic: Topic) -> None:
         """A topic was deleted: nobody needs to wait for its partitions."""
+        self._served.pop(topic.id, None)
         for request, _, _ in self._awaited.pop(topic.id, ()):
             request.refuse(refusal(Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was deleted"))
 

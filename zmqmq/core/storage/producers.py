@@ -37,7 +37,7 @@ Snapshot = list[list[object]]
 
 
 class ProducerTable:
-    """The producers of one partition, oldest first."""
+    """The producers of one partition, longest idle first."""
 
     __slots__ = ("_expiry_ms", "_most", "_producers")
 
@@ -93,14 +93,15 @@ class ProducerTable:
 
     def note(self, producer_id: int, epoch: int, written: Written) -> None:
         """Remember a batch that was appended."""
-        producer = self._producers.get(producer_id)
+        producer = self._producers.pop(producer_id, None)
         if producer is None:
             if len(self._producers) >= self._most:
-                self._forget_longest_idle()
-            producer = self._producers[producer_id] = _Producer(epoch)
+                del self._producers[next(iter(self._producers))]
+            producer = _Producer(epoch)
         elif epoch != producer.epoch:
             producer.epoch = epoch
             producer.batches.clear()
+        self._producers[producer_id] = producer  # behind all others: the one idle for least
         producer.batches.append(written)
 
     def expire(self, now_ms: int) -> None:
@@ -125,6 +126,3 @@ class ProducerTable:
             producer.batches.extend(Written(*batch) for batch in batches)
             self._producers[producer_id] = producer
 
-    def _forget_longest_idle(self) -> None:
-        idle = min(self._producers, key=lambda i: self._producers[i].batches[-1].append_ms)
-        del self._producers[idle]

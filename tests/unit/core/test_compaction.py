@@ -1,0 +1,227 @@
+"""Compaction: what stays of each key, and what the offsets of the rest become."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.log_driver import KEY, OPTIONS, LogDriver, read_from
+from tests.support.sim_disk import SimDisk
+from zmqmq.batch.decode import RecordBatch, decode_batches
+from zmqmq.batch.encode import encode_batch
+from zmqmq.core.storage.compaction import Compaction, plan_compaction
+from zmqmq.errors import CorruptDataError
+from zmqmq.model.limits import BATCH_BYTES_MAX
+from zmqmq.model.topics import TopicConfig
+
+TOMBSTONE_MS = 1_000
+Pair = tuple[bytes | None, bytes | None]
+
+
+def compacted(
+    *segments: list[list[Pair]], later_ms: int = 0, segment_bytes: int = 4_096
+) -> LogDriver:
+    """A log whose closed segments have these batches of (key, value), after one pass."""
+    driver = written(*segments, segment_bytes=segment_bytes)
+    run(driver, later_ms)
+    return driver
+
+
+def written(*segments: list[list[Pair]], segment_bytes: int = 4_096) -> LogDriver:
+    config = TopicConfig(cleanup="compact", tombstone_ms=TOMBSTONE_MS, segment_bytes=segment_bytes)
+    driver = LogDriver(SimDisk(), config=config)
+    driver.serve()
+    for batches in segments:
+        for pairs in batches:
+            data = encode_batch(
+                KEY.seed,
+                [value for _, value in pairs],
+                keys=[key for key, _ in pairs],
+                timestamp_ms=1,
+            )
+            driver.append(data)
+        driver.roll()
+    driver.flush()
+    driver.checkpoint()
+    return driver
+
+
+def run(driver: LogDriver, later_ms: int = 0) -> bool:
+    log = driver.log
+    plan = plan_compaction(log, driver.now_ms + later_ms, driver.partition.high_watermark, 0)
+    if plan is None:
+        return False
+    compaction = Compaction(driver.disk, KEY, plan, OPTIONS)
+    compaction.install(log, compaction.run(log.segment_bytes))
+    return True
+
+
+def batches_of(driver: LogDriver) -> list[RecordBatch]:
+    log = driver.log
+    data = read_from(log, log.start_offset, log.end_offset)
+    return list(decode_batches(data, KEY.seed, "", 3))
+
+
+def records_of(driver: LogDriver) -> dict[int, Pair]:
+    """What is left, by offset; the batches around leave no gap."""
+    found: dict[int, Pair] = {}
+    expected = 0
+    for batch in batches_of(driver):
+        assert batch.base_offset == expected
+        expected = batch.next_offset
+        found |= dict(zip(batch.offsets, zip(batch.keys, batch.values, strict=True), strict=True))
+    assert expected == driver.log.end_offset
+    return found
+
+
+def test_the_newest_of_each_key_stays_under_its_offset() -> None:
+    driver = compacted(
+        [[(b"a", b"1"), (b"b", b"2")], [(b"a", b"3")]], [[(b"b", b"4"), (b"c", b"5")]]
+    )
+
+    assert records_of(driver) == {2: (b"a", b"3"), 3: (b"b", b"4"), 4: (b"c", b"5")}
+
+
+def test_a_record_without_a_key_is_never_replaced() -> None:
+    driver = compacted([[(None, b"1"), (b"a", bytes(200))], [(None, b"3"), (b"a", b"4")]])
+
+    assert records_of(driver) == {0: (None, b"1"), 2: (None, b"3"), 3: (b"a", b"4")}
+
+
+def test_a_tombstone_stays_until_slow_readers_had_their_time() -> None:
+    segments: list[list[list[Pair]]] = [
+        [[(b"a", b"1")], [(b"a", None)], [(b"b", b"2")]],
+        [[(b"c", b"3")]],
+    ]
+
+    assert records_of(compacted(*segments, later_ms=TOMBSTONE_MS - 10))[1] == (b"a", None)
+    assert list(records_of(compacted(*segments, later_ms=TOMBSTONE_MS + 10))) == [2, 3]
+
+
+def test_the_last_record_of_a_segment_stays_so_that_its_end_does() -> None:
+    driver = compacted([[(b"a", b"1")]], [[(b"a", b"2")]], [[(b"a", b"3")]], segment_bytes=4_096)
+
+    assert 2 in records_of(driver)
+    assert driver.log.end_offset == 3
+
+
+def test_batches_of_which_nothing_stays_are_covered_by_their_neighbours() -> None:
+    many: list[list[Pair]] = [[(b"a", b"%d" % n)] for n in range(20)]
+    driver = compacted([[(b"x", b"0")], *many])
+
+    assert records_of(driver) == {0: (b"x", b"0"), 20: (b"a", b"19")}
+    assert len(batches_of(driver)) == 2
+
+
+def test_a_batch_of_which_everything_stays_keeps_its_bytes() -> None:
+    driver = written([[(b"a", b"1")], [(b"b", b"2")], [(b"a", b"3")]], [[(b"c", b"4")]])
+    before = bytes(read_from(driver.log, 3, 4))
+    run(driver)
+
+    assert bytes(read_from(driver.log, 3, 4)) == before
+
+
+def test_neighbours_that_have_become_small_are_joined() -> None:
+    segments = [[[(b"a", bytes(300))]] * 5 for _ in range(6)]
+    driver = compacted(*segments, segment_bytes=8_192)
+
+    assert len(driver.log.segments) == 2
+    assert len(driver.log.doomed) == 5
+    assert driver.log.segments[0].end_offset == 30
+
+
+def test_large_segments_are_not_joined() -> None:
+    def segment(at: int) -> list[list[Pair]]:
+        keep: list[list[Pair]] = [[(b"%d/%d" % (at, n), bytes(900))] for n in range(3)]
+        return [[(b"x", bytes(900))], *keep]
+
+    driver = compacted(segment(0), segment(1), segment(2), segment_bytes=4_500)
+
+    assert len(driver.log.segments) == 4
+    assert driver.log.doomed == []
+
+
+def test_a_batch_that_grows_over_the_limit_is_halved() -> None:
+    """Offset deltas take room that the dropped records need not have freed."""
+    count = 50_000
+    pairs: list[Pair] = [(None, b"x" * 17)] * (count - 1)
+    driver = written(
+        [[(b"k", b"old"), *pairs], [(b"b", bytes(300_000))], [(b"k", b"new"), (b"b", b"new")]],
+        segment_bytes=1 << 21,
+    )
+    run(driver)
+    batches = batches_of(driver)
+
+    assert len(batches) == 3
+    assert all(batch.header.size <= BATCH_BYTES_MAX for batch in batches)
+    assert list(records_of(driver)) == [*range(1, count), count + 1, count + 2]
+
+
+def test_producers_times_and_committed_ends_survive() -> None:
+    driver = written([[(b"a", b"1")], [(b"b", b"2")], [(b"a", b"3")]])
+    times = {b.next_offset: b.header.append_time_ms for b in batches_of(driver)}
+    run(driver)
+
+    for batch in batches_of(driver):
+        assert batch.header.append_time_ms == times[batch.next_offset]
+        assert batch.header.leader_epoch == 1
+
+
+@pytest.mark.parametrize("later_ms", [0, 49, 50])
+def test_young_segments_are_left_alone(later_ms: int) -> None:
+    driver = written([[(b"a", b"1")], [(b"a", b"2")]])
+    driver.log.config = TopicConfig(cleanup="compact", compact_lag_ms=50)
+
+    assert run(driver, later_ms) == (later_ms >= 50)
+
+
+def test_only_closed_committed_checkpointed_segments_are_planned() -> None:
+    driver = written([[(b"a", b"1")]], [[(b"a", b"2")]])
+    log = driver.log
+    plan = plan_compaction(log, driver.now_ms, 1, 0)
+    assert plan is not None
+    assert plan.segments == (log.segments[0],)
+    assert plan_compaction(log, driver.now_ms, 0, 0) is None
+
+    log.checkpointed = 0
+    assert plan_compaction(log, driver.now_ms, 2, 0) is None
+
+
+def test_a_pass_waits_until_half_of_it_is_new() -> None:
+    driver = written(*[[[(b"%d" % n, bytes(100))]] for n in range(4)])
+    log = driver.log
+
+    assert plan_compaction(log, driver.now_ms, 4, compacted_end=3) is None
+    assert plan_compaction(log, driver.now_ms, 4, compacted_end=2) is not None
+    assert plan_compaction(log, driver.now_ms, 4, compacted_end=4) is None
+
+
+def test_a_topic_that_deletes_is_not_compacted() -> None:
+    driver = written([[(b"a", b"1")], [(b"a", b"2")]])
+    driver.log.config = TopicConfig(cleanup="delete")
+
+    assert plan_compaction(driver.log, driver.now_ms, 2, 0) is None
+
+
+def test_damage_stops_a_pass_before_anything_is_in_place() -> None:
+    driver = written([[(b"a", b"1")], [(b"a", b"2")]])
+    names = driver.disk.list(KEY.folder)
+    assert isinstance(driver.disk, SimDisk)
+    driver.disk.flip(driver.log.segments[0].path, 100)
+
+    with pytest.raises(CorruptDataError):
+        run(driver)
+    assert set(names) <= set(driver.disk.list(KEY.folder))
+
+
+def test_what_retention_took_meanwhile_is_not_put_back() -> None:
+    driver = written([[(b"a", b"1")], [(b"a", b"2")]], [[(b"a", b"3")]])
+    log = driver.log
+    plan = plan_compaction(log, driver.now_ms, 3, 0)
+    assert plan is not None
+    compaction = Compaction(driver.disk, KEY, plan, OPTIONS)
+    results = compaction.run(log.segment_bytes)
+    log.drop_before(log.segments[1].base_offset)
+    compaction.install(log, results)
+
+    assert log.start_offset == 2
+    assert not [name for name in driver.disk.list(KEY.folder) if name.endswith("compacting")]
