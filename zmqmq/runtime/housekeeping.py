@@ -37,6 +37,7 @@ class Housekeeping:
         options: StorageOptions,
         checkpoints: dict[str, Checkpoint],
         moved: Callable[[], None],
+        ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self._disk = disk
         self._broker = broker
@@ -44,6 +45,8 @@ class Housekeeping:
         self.checkpoints = checkpoints
         """Of every log in the directory, those that are not open included."""
         self._moved = moved
+        self._ended = ended
+        """Told when a task ends, which none does but by a broken invariant."""
         self._tasks: list[asyncio.Task[None]] = []
         self._compacted: dict[str, int] = {}
         self._writing = asyncio.Lock()
@@ -54,6 +57,8 @@ class Housekeeping:
             asyncio.create_task(self._every(self._options.checkpoint_ms, self._checkpoint)),
             asyncio.create_task(self._every(self._options.retention_check_ms, self._retain)),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """End, and wait for what is being written."""

@@ -15,7 +15,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from zmqmq.errors import StorageError
 from zmqmq.runtime.os_disk import OSFile, storage_error
@@ -36,7 +36,7 @@ class Loop(Protocol):
 
 
 class _Request(ctypes.Structure):
-    _fields_ = (
+    _fields_: ClassVar = [  # type: ignore[mutable-override]  # ctypes wants it so
         ("data", ctypes.c_uint64),
         ("key", ctypes.c_uint32),
         ("rw_flags", ctypes.c_int32),
@@ -49,16 +49,16 @@ class _Request(ctypes.Structure):
         ("reserved", ctypes.c_uint64),
         ("flags", ctypes.c_uint32),
         ("eventfd", ctypes.c_uint32),
-    )
+    ]
 
 
 class _Event(ctypes.Structure):
-    _fields_ = (
+    _fields_: ClassVar = [  # type: ignore[mutable-override]  # ctypes wants it so
         ("data", ctypes.c_uint64),
         ("request", ctypes.c_uint64),
         ("result", ctypes.c_int64),
         ("result2", ctypes.c_int64),
-    )
+    ]
 
 
 class KernelFlush:

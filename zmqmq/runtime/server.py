@@ -90,7 +90,12 @@ class Server:
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
         self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, available(self._loop))
         self._housekeeping = Housekeeping(
-            disk, broker, options, checkpoints, lambda: self._feed(BurstEnded())
+            disk,
+            broker,
+            options,
+            checkpoints,
+            lambda: self._feed(BurstEnded()),
+            self._task_done,
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.listener = Listener(

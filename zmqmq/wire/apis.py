@@ -85,7 +85,9 @@ REQUESTS: Final[dict[Api, Schema]] = {
             maximum=16,
         ),
     },
-    Api.PING: {},
+    Api.PING: {
+        "close": Field("bool", "the last request of this session: forget it", default=False),
+    },
     Api.METADATA: {
         "topics": Field(
             "list|nil",

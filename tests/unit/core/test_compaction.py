@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.log_driver import KEY, OPTIONS, LogDriver, read_from
 from tests.support.sim_disk import SimDisk
+from zmqmq.batch.columns import Column
 from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
@@ -102,6 +103,10 @@ def test_the_last_record_of_a_segment_stays_so_that_its_end_does() -> None:
 
     assert 2 in records_of(driver)
     assert driver.log.end_offset == 3
+    beside = compacted(
+        [[(b"x", bytes(300))], [(b"x", b"1"), (b"a", b"2")]], [[(b"a", b"3")], [(b"a", b"4")]]
+    )
+    assert 2 in records_of(beside)
 
 
 def test_batches_of_which_nothing_stays_are_covered_by_their_neighbours() -> None:
@@ -157,13 +162,15 @@ def test_a_batch_that_grows_over_the_limit_is_halved() -> None:
 
 
 def test_producers_times_and_committed_ends_survive() -> None:
-    driver = written([[(b"a", b"1")], [(b"b", b"2")], [(b"a", b"3")]])
+    driver = written([[(b"a", bytes(200))], [(b"b", b"2")], [(b"a", b"3")]])
     times = {b.next_offset: b.header.append_time_ms for b in batches_of(driver)}
     run(driver)
 
     for batch in batches_of(driver):
         assert batch.header.append_time_ms == times[batch.next_offset]
         assert batch.header.leader_epoch == 1
+        if batch.has(Column.OFFSET_DELTAS):
+            assert batch.header.committed_end >= batch.next_offset
 
 
 @pytest.mark.parametrize("later_ms", [0, 49, 50])

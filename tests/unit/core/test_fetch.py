@@ -232,8 +232,8 @@ def test_nobody_answers_the_fetches_of_a_session_that_is_gone() -> None:
     client = world.client()
     found = client.fetch(t, wait_ms=MINUTE)
     world.lose(client)
-    world.client("other").produce(t, b"a")
     world.advance(MINUTE)
+    world.client("other").produce(t, b"a")
 
     assert found.frames == []
 

@@ -296,3 +296,17 @@ def test_a_disk_that_fails_a_search_is_answered() -> None:
     world.disk.fail("read")
 
     assert client.list_offsets((t, 0)).outcome == ["STORAGE_OFFLINE"]
+
+
+def test_a_commit_that_came_during_a_flush_waits_for_the_next() -> None:
+    world = World()
+    t = world.topic("t")
+    client = world.client()
+    world.hold(FlushFiles)
+    first, second = client.commit("g", (t, 5)), client.commit("g", (t, 6))
+    world.end_flush()
+    assert (first.outcome, second.outcome) == ([None], None)
+    assert client.committed("g").outcome == [(0, 5)]
+
+    world.end_flush()
+    assert client.committed("g").outcome == [(0, 6)]

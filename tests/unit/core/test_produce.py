@@ -245,8 +245,10 @@ def test_a_read_that_fails_fails_all_who_wait_for_the_log() -> None:
     client.fetch(t)
     world.disk.fail("read")
     world.end_cold_read()
-
     assert waiting.outcome == ["NOT_COMMITTED"]
+
+    world.end_flush()
+    assert world.partition(t).high_watermark == 1
 
 
 def test_a_full_disk_refuses_with_nothing_changed_and_recovers() -> None:
@@ -453,3 +455,17 @@ def test_with_flush_replicated_a_failed_write_commits_nothing() -> None:
     world.disk.fail("write")
 
     assert client.produce(t, b"a").outcome == ["NOT_COMMITTED"]
+
+
+def test_what_a_flush_has_covered_makes_room_while_the_next_one_goes_on() -> None:
+    world = World(serving=ServingOptions(unflushed_bytes=4 * MIB, offsets_partitions=1))
+    t = world.topic("t")
+    world.hold(FlushFiles)
+    client = world.client()
+    for _ in range(4):
+        assert client.produce(t, bytes(MIB - 500)).error is None
+    world.end_flush()
+
+    assert world.waiting(FlushFiles) == 1
+    assert client.produce(t, bytes(MIB - 500)).error is None
+    assert client.produce(t, bytes(MIB - 500)).error == "THROTTLED"

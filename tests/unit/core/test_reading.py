@@ -207,3 +207,13 @@ def test_a_time_is_found_in_any_segment_and_not_beyond_the_end() -> None:
 def log_time(log: Log, offset: int) -> int:
     (batch, *_) = decode_batches(bytes(read(log, offset, 1, 30)), KEY.seed, "", 3)
     return batch.header.append_time_ms
+
+
+def test_a_batch_of_which_only_a_part_is_committed_is_not_taken() -> None:
+    driver = LogDriver(SimDisk(), options=OPTIONS)
+    driver.serve()
+    driver.append(encode_batch(KEY.seed, [b"a", b"b", b"c"], timestamp_ms=1))
+    driver.flush()
+
+    assert offsets(read(driver.log, 0, MIB, 2)) == []
+    assert offsets(read(driver.log, 0, MIB, 3)) == [0]

@@ -49,15 +49,17 @@ def test_another_session_on_the_same_connection_replaces_the_first() -> None:
 
 def test_a_session_from_which_nothing_comes_is_closed_when_its_lease_ends() -> None:
     world = World()
-    quiet, busy = world.client("quiet"), world.client("busy")
+    busy, quiet = world.client("busy"), world.client("quiet")
     world.advance(MINUTE - 1)
     busy.ping()
     world.advance(1)
     assert quiet.ping().error is None
 
-    world.advance(MINUTE)
-    world.advance(1)
+    world.advance(MINUTE - 1)
+    busy.ping()
+    world.advance(2)
     assert quiet.ping().error == "NEED_HELLO"
+    assert busy.ping().error is None
 
 
 def test_any_request_renews_the_lease() -> None:

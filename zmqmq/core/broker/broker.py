@@ -73,6 +73,7 @@ from zmqmq.wire.frame import VERSION, Fields, decode_header, encode_header
 from zmqmq.wire.schema import reader
 
 _read_hello = reader(REQUESTS[Api.HELLO])
+_read_ping = reader(REQUESTS[Api.PING])
 _read_common = reader(COMMON)
 _APIS: Final = {int(api): api for api in REQUESTS}
 _WITHOUT_BODY: Final = frozenset(_APIS.values()) - {Api.PRODUCE}
@@ -281,7 +282,10 @@ class Broker:
             case Api.FETCH:
                 self.fetching.handle(now, session, correlation, fields)
             case Api.PING:
+                (is_last,) = _read_ping(fields)
                 self.outbox.reply(session, api, correlation, {"time_ms": now.ms})
+                if is_last:
+                    self._close(session)
             case Api.OFFSET_COMMIT:
                 self.offsets.handle_commit(now, session, correlation, fields)
             case Api.OFFSET_FETCH:

@@ -128,11 +128,15 @@ class Describing:
             item["error"] = f"offline: {log.failed}"
         return item
 
-    def _groups(self, names: list[str] | None, after: str) -> list[dict[str, Any]]:
-        items = []
+    def _groups(self, names: list[str] | None, after: str) -> tuple[list[dict[str, Any]], bool]:
+        items: list[dict[str, Any]] = []
+        room = PARTITIONS_PER_PAGE
         for group, places in self._offsets.groups():
             if group <= after or (names is not None and group not in names):
                 continue
+            if items and len(places) > room:
+                return items, True
+            room -= len(places)
             offsets = []
             for (topic_id, number), committed in sorted(places.items()):
                 topic = self._catalog.by_id.get(topic_id)
@@ -152,12 +156,13 @@ class Describing:
                     }
                 )
             items.append({"name": group, "offsets": offsets})
-        return items
+        return items, False
 
     def _session_items(self, now_ms: int, after: str) -> tuple[list[dict[str, Any]], bool]:
         items = [
             {
-                "name": session.id.hex(),
+                # A part of the id: who knows all of it can fence the session.
+                "name": session.id.hex()[:12],
                 "client": session.client,
                 "principal": session.principal.name,
                 "connected_s": (now_ms - session.since_ms) // 1000,
@@ -165,7 +170,7 @@ class Describing:
                 "waiting": session.waiting + session.fetches,
             }
             for session in self._sessions
-            if session.id.hex() > after
+            if session.id.hex()[:12] > after
         ]
         items.sort(key=lambda item: str(item["name"]))
         return items[:SESSIONS_PER_PAGE], len(items) > SESSIONS_PER_PAGE

@@ -125,4 +125,3 @@ class ProducerTable:
             producer = _Producer(epoch)
             producer.batches.extend(Written(*batch) for batch in batches)
             self._producers[producer_id] = producer
-
