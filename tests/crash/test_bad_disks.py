@@ -26,6 +26,7 @@ from zmqmq.errors import Code
 
 QUIET = """
 [storage]
+flusher = "threads"
 checkpoint_ms = 60000
 retention_check_ms = 60000
 """

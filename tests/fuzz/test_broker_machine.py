@@ -225,8 +225,26 @@ class BrokerMachine(RuleBasedStateMachine):
             self.unsure[group] = set()
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.crash(cut=True, clean=False)
+        """A burst during a flush, then the power goes, in several ways."""
+        if not hasattr(self, "world"):
+            return
+        for _ in range(2):
+            self.produce_plainly("ada", 0, ACKS_ALL, 1)
+            self.produce_plainly("bob", 1, ACKS_ALL, 1)
+            self.commit_offset("g", len(self.commits))
+        if self.world.waiting(FlushFiles):
+            self.world.end_flush()
+        for number in range(PARTITIONS):
+            self.fetch("ada", number, cold=False, wait=False)
+        self.settle()
+        disk = self.world.disk
+        known = dict(self.offsets), {group: set(some) for group, some in self.unsure.items()}
+        for after in disk.crash_states(rng=self.rng, limit=4):
+            self.offsets, self.unsure = dict(known[0]), dict(known[1])
+            self.world.crash(after)
+            self.waiting.clear()
+            self.commits.clear()
+            self.check_all()
 
 
 def read_all(reader: Any, place: Place) -> dict[int, bytes | None]:

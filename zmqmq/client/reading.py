@@ -4,8 +4,7 @@ Runs on the thread of whoever reads. Checksums, decompression and records are ma
 are asked for, so the I/O thread only ever moves bytes.
 
 A record counts as consumed when the next one is asked for. For a list that was handed out whole
-this is the next call. For the iterator it is told by the list iterator itself: how many entries
-it has left says which record is in the user's hands, without a line of Python per record.
+this is the next call; for records that are iterated over, hand.py knows which one it is.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.batch.layout import log_seed
 from zmqmq.client.arguments import hooks, place_of
 from zmqmq.client.driver import Driver
+from zmqmq.client.hand import Hand, uncollected
 from zmqmq.client.machines.consumer import Consumer as ConsumerMachine
 from zmqmq.client.machines.stream import Chunk, Place, PlaceKind
 from zmqmq.client.options import ConsumerOptions
@@ -29,29 +29,6 @@ from zmqmq.model.message import Record
 
 Key = tuple[str, int]
 """Topic and partition."""
-
-
-class Hand(NamedTuple):
-    """A list of records that is being iterated over."""
-
-    key: Key
-    batch: RecordBatch
-    records: list[Record]
-    iterator: Any
-    """The list's iterator, which knows how many it has left."""
-
-    @property
-    def given(self) -> int:
-        """How many the user has been given, the one in their hands included."""
-        return len(self.records) - int(self.iterator.__length_hint__())
-
-    @property
-    def end(self) -> int:
-        """The offset to go on at behind what was given."""
-        given = self.given
-        if given == len(self.records):
-            return self.batch.next_offset
-        return self.records[given - 1].offset + 1
 
 
 class Reader:
@@ -159,8 +136,7 @@ class Reader:
         consumed = dict(self._consumed)
         hand = self._hand
         if hand is not None and self._is_iterating and hand.given > 0:
-            in_hand = hand.records[hand.given - 1].offset
-            consumed[hand.key] = max(consumed.get(hand.key, 0), in_hand)
+            consumed[hand.key] = max(consumed.get(hand.key, 0), hand.in_hand)
         return consumed
 
     def handed_out(self) -> dict[Key, int]:
@@ -176,7 +152,7 @@ class Reader:
         self._consumed = self.handed_out()
         self._handed = {}
         hand = self._hand
-        if hand is not None and hand.given == len(hand.records):
+        if hand is not None and hand.is_empty:
             self._hand = None
 
     def next_batch(self) -> RecordBatch | None:
@@ -185,8 +161,8 @@ class Reader:
         Raises what the machine could not mend, once everything that came before has been read.
         """
         hand, self._hand = self._hand, None
-        if hand is not None and hand.given < len(hand.records):
-            return TrimmedBatch(hand.batch, hand.given, len(hand.records))
+        if hand is not None and not hand.is_empty:
+            return TrimmedBatch(hand.batch, hand.given, len(hand.offsets))
         while True:
             try:
                 batch = next(self._batches, None)
@@ -233,15 +209,16 @@ class Reader:
         self.settle()
         self._is_iterating = False
         records: list[Record] = []
-        while len(records) < max_records:
-            hand = self._hand or self._take_in_hand(records)
-            if hand is None:
-                break
-            records += islice(hand.iterator, max_records - len(records))
-            # The list as a whole is in the user's hands, not only its last record.
-            self._handed[hand.key] = hand.end
-            if hand.given == len(hand.records):
-                self._hand = None
+        with uncollected():
+            while len(records) < max_records:
+                hand = self._hand or self._take_in_hand(records)
+                if hand is None:
+                    break
+                records += islice(hand.iterator, max_records - len(records))
+                # The list as a whole is in the user's hands, not only its last record.
+                self._handed[hand.key] = hand.end
+                if hand.is_empty:
+                    self._hand = None
         return records
 
     def _next_batch_after(self, before: Sequence[object]) -> RecordBatch | None:
@@ -256,10 +233,8 @@ class Reader:
 
     def _take_in_hand(self, before: Sequence[object] = ()) -> Hand | None:
         batch = self._next_batch_after(before)
-        if batch is None:
-            return None
-        records = batch.records()
-        self._hand = Hand((batch.topic, batch.partition), batch, records, iter(records))
+        if batch is not None:
+            self._hand = Hand(batch)
         return self._hand
 
     def position(self, topic: str, partition: int) -> int:
@@ -267,8 +242,8 @@ class Reader:
         self._stream_of(topic, partition)
         key = topic, partition
         hand = self._hand
-        if hand is not None and hand.key == key and hand.given < len(hand.records):
-            return hand.records[hand.given].offset
+        if hand is not None and hand.key == key:
+            return hand.end
         if key in self._positions:
             return self._positions[key]
         machine = self.machine
@@ -354,7 +329,7 @@ class Reader:
         self._positions.pop(key, None)
         hand = self._hand
         if hand is not None and hand.key == key:
-            # A loop over the consumer is in the middle of this list: let it find the end.
+            # A loop over the consumer is in the middle of this batch: let it find the end.
             deque(hand.iterator, maxlen=0)
             self._hand = None
         chunk = self._chunk

@@ -36,6 +36,10 @@ from zmqmq.client.waiting import Guard
 from zmqmq.errors import BufferFullError, ClosedError, UsageError
 from zmqmq.model.names import check_topic_name
 
+BEHIND = 8
+"""So many full batches of a partition waiting mean that the I/O thread does not keep up, most often
+because it waits for the GIL: a thread in a loop over `send` lets go of it only every 5 ms."""
+
 RecordT = TypeVar("RecordT", bound=RecordDelivery)
 ManyT = TypeVar("ManyT", bound=ManyDelivery)
 
@@ -295,6 +299,9 @@ class Sender(Generic[RecordT, ManyT]):
         """Another producer for the same topic."""
         raise NotImplementedError
 
+    def _yield(self) -> None:
+        """Full batches pile up: let the I/O thread run, where there is one."""
+
     def _wait_for_room(self, size: int, waited: float) -> float:
         """Wait until something was freed; seconds waited in all. Raises BufferFullError."""
         raise NotImplementedError
@@ -340,6 +347,8 @@ class Sender(Generic[RecordT, ManyT]):
                 )
             self._wake()
             if place is not None:
+                if len(place[0].queue.ready) % BEHIND == BEHIND - 1:
+                    self._yield()
                 break
             waited = self._wait_for_room(length_or_0(plain) + length_or_0(plain_key), waited)
         handle = self._record_type()
@@ -397,6 +406,8 @@ class Sender(Generic[RecordT, ManyT]):
                 )
             self._wake()
             if taken is not None:
+                if len(taken[0].queue.ready) % BEHIND == BEHIND - 1:
+                    self._yield()
                 return Part(*taken)
             try:
                 waited = self._wait_for_room(length(values[at]), waited)

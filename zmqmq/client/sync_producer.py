@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +15,9 @@ from zmqmq.client.options import ProducerOptions
 from zmqmq.client.sending import Sender
 from zmqmq.client.waiting import Deadline, Gate
 from zmqmq.errors import ClosedError, TimedOutError
+
+YIELD_SECONDS = 0.00005
+"""Long enough that the I/O thread, if it waits for the GIL, wakes up and has it."""
 
 
 class Producer(Sender[RecordDelivery, ManyDelivery]):
@@ -138,6 +141,10 @@ class Producer(Sender[RecordDelivery, ManyDelivery]):
         for batch in self._seal_all():
             if batch.outcome is None:
                 wait_for(batch, deadline)
+
+    def _yield(self) -> None:
+        if not self._io.is_current:
+            sleep(YIELD_SECONDS)
 
     def _like(self, options: ProducerOptions) -> Self:
         return type(self)(self._io, options, self._topic, self._interceptors)

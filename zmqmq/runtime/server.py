@@ -88,7 +88,8 @@ class Server:
         self._started = asyncio.Event()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
-        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, available(self._loop))
+        kernel = available(self._loop) if options.flusher == "auto" else None
+        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, kernel)
         self._housekeeping = Housekeeping(
             disk,
             broker,

@@ -44,6 +44,7 @@ class Listener:
         self._lost = lost
         self._is_scheduled = False
         self._is_draining = False
+        self._has_sent = False
         self.dropped = 0
         """Replies to clients that do not read them."""
         socket = self._socket = context.socket(zmq.ROUTER)
@@ -93,8 +94,10 @@ class Listener:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._loop.call_soon(self._lost, route)
-        if not self._is_draining:
-            self._recheck()
+        self._has_sent = True
+        if not (self._is_draining or self._is_scheduled):
+            self._is_scheduled = True
+            self._loop.call_soon(self._look)
 
     def close(self) -> None:
         """Stop listening; replies that are on their way get a moment."""
@@ -117,6 +120,12 @@ class Listener:
             self._is_scheduled = True
             self._loop.call_soon(self._drain)
 
+    def _look(self) -> None:
+        """After sends outside a burst: did they swallow the edge of something that came in?"""
+        self._is_scheduled = False
+        if self._has_input():
+            self._drain()
+
     def _drain(self) -> None:
         self._is_scheduled = False
         self._is_draining = True
@@ -130,11 +139,13 @@ class Listener:
                     break
                 count += 1
                 received(route, self._rest())
+            # An empty receive has seen every edge; what is sent from here on may swallow one.
+            self._has_sent = False
             if count:
                 self._burst_ended()
         finally:
             self._is_draining = False
-        if count == BURST or self._has_input():
+        if count == BURST or (self._has_sent and self._has_input()):
             self._recheck()
 
     def _rest(self) -> list[Buffer]:

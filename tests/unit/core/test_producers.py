@@ -104,10 +104,14 @@ def test_who_appended_nothing_for_long_is_forgotten() -> None:
 
 def test_when_there_are_too_many_the_longest_idle_is_forgotten() -> None:
     table = ProducerTable(3, EXPIRY_MS)
-    for producer, ms in ((1, 50), (2, 10), (3, 30), (4, 60)):
-        table.note(producer, 0, written(0, 0, ms=ms))
+    for producer, sequence in ((1, 0), (2, 0), (3, 0), (1, 1), (4, 0)):
+        table.note(producer, 0, written(sequence, sequence))
+    assert [row[0] for row in table.snapshot()] == [3, 1, 4]
 
-    assert [row[0] for row in table.snapshot()] == [1, 3, 4]
+    again = ProducerTable(3, EXPIRY_MS)
+    again.restore(table.snapshot())
+    again.note(5, 0, written(0, 0))
+    assert [row[0] for row in again.snapshot()] == [1, 4, 5]
 
 
 def test_a_snapshot_restores_the_table() -> None:

@@ -70,6 +70,13 @@ def test_any_request_renews_the_lease() -> None:
         assert client.ping().error is None
 
 
+def test_a_session_may_end_itself_and_is_answered() -> None:
+    client = World().client()
+
+    assert client.ping(close=True).error is None
+    assert client.ping().error == "NEED_HELLO"
+
+
 def test_what_a_session_waited_for_goes_on_without_it() -> None:
     world = World()
     t = world.topic("t")

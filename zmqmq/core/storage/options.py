@@ -43,6 +43,14 @@ class StorageOptions:
         int,
         Setting("How often retention and compaction look for work.", minimum=100, unit=Unit.MS),
     ] = 10_000
+    flusher: Annotated[
+        str,
+        Setting(
+            "Who flushes: `auto` lets a kernel thread do small groups where the kernel offers "
+            "that (Linux AIO), `threads` uses threads of the broker for all.",
+            choices=("auto", "threads"),
+        ),
+    ] = "auto"
     producer_expiry_ms: Annotated[
         int,
         Setting(
