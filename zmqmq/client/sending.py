@@ -36,7 +36,7 @@ from zmqmq.client.waiting import Guard
 from zmqmq.errors import BufferFullError, ClosedError, UsageError
 from zmqmq.model.names import check_topic_name
 
-BEHIND = 8
+BEHIND = 4
 """So many full batches of a partition waiting mean that the I/O thread does not keep up, most often
 because it waits for the GIL: a thread in a loop over `send` lets go of it only every 5 ms."""
 
@@ -347,7 +347,7 @@ class Sender(Generic[RecordT, ManyT]):
                 )
             self._wake()
             if place is not None:
-                if len(place[0].queue.ready) % BEHIND == BEHIND - 1:
+                if len(place[0].queue.ready) >= BEHIND:
                     self._yield()
                 break
             waited = self._wait_for_room(length_or_0(plain) + length_or_0(plain_key), waited)
@@ -406,8 +406,6 @@ class Sender(Generic[RecordT, ManyT]):
                 )
             self._wake()
             if taken is not None:
-                if len(taken[0].queue.ready) % BEHIND == BEHIND - 1:
-                    self._yield()
                 return Part(*taken)
             try:
                 waited = self._wait_for_room(length(values[at]), waited)
