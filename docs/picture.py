@@ -1,3 +1,4 @@
+# ruff: noqa: E501, INP001, ERA001 - a table of boxes reads best a line each
 """Draws docs/architecture.svg from the lists below: `python docs/picture.py`."""
 
 from __future__ import annotations
@@ -7,12 +8,60 @@ from pathlib import Path
 
 BOXES = {
     # name: (x, y, width, height, title, lines, colour)
-    "client": (20, 40, 190, 150, "Python client", ["batches, sequences, retries", "one I/O thread", "sync and asyncio"], "#e8f1fb"),
+    "client": (
+        20,
+        40,
+        190,
+        150,
+        "Python client",
+        ["batches, sequences, retries", "one I/O thread", "sync and asyncio"],
+        "#e8f1fb",
+    ),
     "raw": (20, 210, 190, 70, "any language", ["ZeroMQ DEALER + msgpack"], "#e8f1fb"),
-    "router": (310, 40, 150, 240, "ROUTER", ["sockets drained", "in bursts", "", "byte credit", "per session"], "#f3f3f3"),
-    "core": (490, 40, 190, 240, "core (pure)", ["sessions", "produce, fetch", "offsets, topics", "high watermark", "", "events in,", "effects out"], "#fdf3dc"),
-    "log": (710, 40, 200, 110, "log", ["segments of whole batches", "one pwritev per burst", "group-committed fsync"], "#e6f4e6"),
-    "meta": (710, 170, 200, 110, "metadata", ["topics, leaders, ids", "SQLite; etcd for clusters"], "#e6f4e6"),
+    "router": (
+        310,
+        40,
+        150,
+        240,
+        "ROUTER",
+        ["sockets drained", "in bursts", "", "byte credit", "per session"],
+        "#f3f3f3",
+    ),
+    "core": (
+        490,
+        40,
+        190,
+        240,
+        "core (pure)",
+        [
+            "sessions",
+            "produce, fetch",
+            "offsets, topics",
+            "high watermark",
+            "",
+            "events in,",
+            "effects out",
+        ],
+        "#fdf3dc",
+    ),
+    "log": (
+        710,
+        40,
+        200,
+        110,
+        "log",
+        ["segments of whole batches", "one pwritev per burst", "group-committed fsync"],
+        "#e6f4e6",
+    ),
+    "meta": (
+        710,
+        170,
+        200,
+        110,
+        "metadata",
+        ["topics, leaders, ids", "SQLite; etcd for clusters"],
+        "#e6f4e6",
+    ),
 }
 ARROWS = [
     ("client", "router", 90, "PRODUCE, FETCH"),

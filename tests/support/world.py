@@ -567,8 +567,8 @@ class World:
                 except StorageError as error:
                     log = error
                 self._events.append(LogOpened(key, log))
-            case DeleteLog(log):
-                self._delete(log.key.folder)
+            case DeleteLog(key):
+                self._delete(key.folder)
             case CommitMetadata(token, ops, ifs):
                 outcome: Commit = self.store.commit(ops, ifs)
                 if self.answer_first:

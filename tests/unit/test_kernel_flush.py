@@ -1,4 +1,4 @@
-"""Flushes by the kernel's own worker: the same promises as `File.sync`, without a thread of ours."""
+"""Flushes by the kernel: the same promises as `File.sync`, without a thread of ours."""
 
 from __future__ import annotations
 

@@ -239,24 +239,34 @@ class Server:
                     self._in_pool(self._read_cold, token, place)
                 case OpenLog():
                     self._in_pool(self._open_log, effect)
-                case DeleteLog(log):
-                    self._housekeeping.forget(log.key.folder)
-                    self._in_pool(self._delete_log, log)
+                case DeleteLog(key):
+                    self._housekeeping.forget(key.folder)
+                    self._in_pool(self._delete_log, key.folder)
                 case CommitMetadata():
                     self._spawn(self._commit(effect))
 
     def _flush(self, effect: FlushFiles) -> None:
         files: dict[OSFile, None] = {}
-        groups: list[list[OSFile]] = []
+        groups: list[list[OSFile] | StorageError] = []
         for _, flush in effect.flushes:
             group: list[OSFile] = [*flush.files]  # type: ignore[list-item]  # ours are OSFiles
-            group.extend(self._disk.open_directory(folder) for folder in flush.folders)
+            try:
+                group.extend(self._disk.open_directory(folder) for folder in flush.folders)
+            except StorageError as error:
+                groups.append(error)
+                continue
             groups.append(group)
             files.update(dict.fromkeys(group))
 
         def done(failures: Failures) -> None:
             flushes = [
-                (partition, flush, next((failures[f] for f in group if f in failures), None))
+                (
+                    partition,
+                    flush,
+                    group
+                    if isinstance(group, StorageError)
+                    else next((failures[f] for f in group if f in failures), None),
+                )
                 for (partition, flush), group in zip(effect.flushes, groups, strict=True)
             ]
             for partition, _, error in flushes:
@@ -288,8 +298,7 @@ class Server:
                 logger.error("log %s is damaged at %s", effect.key.folder, log.damage)
         return LogOpened(effect.key, log)
 
-    def _delete_log(self, log: Log) -> None:
-        folder = log.key.folder
+    def _delete_log(self, folder: str) -> None:
         try:
             for name in self._disk.list(folder):
                 self._disk.remove(f"{folder}/{name}")

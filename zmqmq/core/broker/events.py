@@ -139,9 +139,9 @@ class OpenLog:
 
 
 class DeleteLog(NamedTuple):
-    """Remove a log and its files for good."""
+    """Remove a log and its files for good, whether it is open or not."""
 
-    log: Log
+    key: LogKey
 
 
 class CommitMetadata(NamedTuple):

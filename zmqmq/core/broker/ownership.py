@@ -118,8 +118,7 @@ class Ownership:
         place = (key.topic_id, key.partition)
         topic = self._catalog.by_id.get(key.topic_id)
         if epoch is None or topic is None:
-            if isinstance(log, Log):
-                self._outbox.emit(DeleteLog(log))
+            self._outbox.emit(DeleteLog(key))
             return None
         if isinstance(log, StorageError):
             self._catalog.unopened[place] = str(log)
@@ -136,7 +135,7 @@ class Ownership:
         del self._unserved[partition]
         key = partition.log.key
         if self._catalog.by_id.get(key.topic_id) is None:
-            self._outbox.emit(DeleteLog(partition.log))
+            self._outbox.emit(DeleteLog(key))
             return False
         self._catalog.partitions[key.topic_id, key.partition] = partition
         return True
@@ -201,11 +200,14 @@ class Ownership:
         topic = self._catalog.by_id.get(topic_id)
         if topic is None:
             return
+        # Those that are being opened or flushed for the first time go when that is over.
+        busy = {*self._opening, *(partition.log.key for partition in self._unserved)}
         for key in self._catalog.forget(topic):
             partition = self._catalog.partitions.pop((topic_id, key.partition), None)
             self._opening.pop(key, None)
             if partition is not None:
                 partition.is_closed = True
                 self._closed(partition, f"topic {topic.name!r} was deleted")
-                self._outbox.emit(DeleteLog(partition.log))
+            if key not in busy:
+                self._outbox.emit(DeleteLog(key))
         self.deleted.append(topic)
