@@ -4,9 +4,9 @@ BIN = .venv/bin
 .PHONY: demo test check long format bench fuzz docs clean
 
 demo: .venv/ready ; $(BIN)/zmqmq demo
-test: .venv/ready ; $(BIN)/pytest -m "not slow"
+test: .venv/ready ; $(BIN)/pytest -n auto -m "not slow"
 check: .venv/ready ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/pytest -q tests/tidy
-long: .venv/ready ; ZMQMQ_TEST_SCALE=10 $(BIN)/pytest --timeout 3600
+long: .venv/ready ; ZMQMQ_TEST_SCALE=10 $(BIN)/pytest -n auto --timeout 3600
 format: .venv/ready ; $(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 bench: .venv/ready ; $(BIN)/python -m bench
 fuzz: .venv/ready ; $(BIN)/python tests/fuzz/run.py

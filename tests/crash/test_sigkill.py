@@ -26,7 +26,10 @@ from tests.support.broker_process import (
 )
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
-CALLS = "pwrite64,pwritev,io_submit,fdatasync,fsync,syncfs,rename,ftruncate,fallocate,unlink,mkdir,openat"
+CALLS = (
+    "pwrite64,pwritev,io_submit,fdatasync,fsync,syncfs,"
+    "rename,ftruncate,fallocate,unlink,mkdir,openat"
+)
 CHANGES = CALLS.removesuffix(",openat")
 CONFIG = """
 [storage]

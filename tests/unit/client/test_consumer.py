@@ -125,9 +125,33 @@ def test_a_batch_larger_than_prefetch_bytes_still_comes() -> None:
 def test_the_partition_that_was_served_goes_to_the_end_of_the_next_question() -> None:
     consumer = fetching(3)
     world = consumer.world
-    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)})
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)}, end=0)
 
     assert list(asked(world.take(Api.FETCH))) == [1, 2, 0]
+
+
+def test_partitions_that_have_more_are_fetched_two_at_a_time() -> None:
+    """And the idle ones wait apart, so that they do not make the others wait with them."""
+    consumer = fetching(5)
+    world = consumer.world
+    sent = world.take(Api.FETCH)
+    world.answer(sent, {"partitions": [[0, int(n < 3), 0] for n in range(5)]})
+    parts = [sorted(asked(sent)) for sent in world.take_all(Api.FETCH)]
+
+    assert parts == [[0, 2], [1], [3, 4]]
+
+
+def test_a_partition_never_waits_for_the_long_poll_of_another() -> None:
+    """However often they come and go, each one that is free is in some fetch."""
+    consumer = fetching(12)
+    world = consumer.world
+    out = [world.take(Api.FETCH)]
+    for round_ in range(200):
+        sent = out.pop(round_ * 7 % len(out))
+        entries = [[0, (round_ + p) % 2, 0] for p in asked(sent)]
+        world.answer(sent, {"partitions": entries})
+        out += world.take_all(Api.FETCH)
+        assert sorted(p for sent in out for p in asked(sent)) == list(range(12))
 
 
 def test_a_seek_fetches_at_once_and_drops_what_is_on_its_way() -> None:

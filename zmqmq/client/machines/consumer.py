@@ -11,7 +11,7 @@ soon as it is there the next fetch goes out, while the caller still reads: so up
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -48,8 +48,10 @@ from zmqmq.errors import (
 )
 from zmqmq.wire.apis import Api
 
-FETCHES_MAX: Final = 4
+FETCHES_MAX: Final = 16
 """Fetches of one consumer at one broker; each carries other partitions."""
+FETCHES_APART: Final = 6
+"""Up to so many, busy and idle partitions are asked for in fetches of their own."""
 PARTITIONS_AT_ONCE: Final = 1_000
 """Partitions in one fetch: what surely fits a header of 64 KiB."""
 RETRY_MAX: Final = 2_000 * MS
@@ -275,7 +277,10 @@ class Consumer:
             if connection is not None:
                 by_connection.setdefault(connection, []).append(stream)
         for connection, streams in by_connection.items():
-            for at in range(0, len(streams), PARTITIONS_AT_ONCE):
+            # Whoever asks when many fetches are out asks for all at once: every answer makes room
+            # for one fetch, so no partition ever waits for somebody else's long poll to end.
+            is_apart = self._fetches.get(connection, 0) + 3 <= FETCHES_APART
+            for part in _parts(streams, is_apart=is_apart):
                 room = self._options.prefetch_bytes - self.buffered_bytes - self._asked_bytes
                 # Something must always be under way, or nothing would come after a batch
                 # that is larger than all that may lie ready.
@@ -284,7 +289,7 @@ class Consumer:
                     return
                 if self._fetches.get(connection, 0) >= FETCHES_MAX or connection.room <= 0:
                     break
-                self._request(now, connection, streams[at : at + PARTITIONS_AT_ONCE])
+                self._request(now, connection, part)
 
     def _leader_of(self, now: int, stream: Stream) -> Connection | None:
         refused = self._routing.unknown.get(stream.topic)
@@ -419,6 +424,19 @@ class Consumer:
         else:
             stream.is_paused = True
             self._fail(error)
+
+
+def _parts(streams: list[Stream], *, is_apart: bool) -> Iterator[list[Stream]]:
+    """Which partitions to ask for together.
+
+    Those known to have more are split over two fetches, so that the broker reads for one while
+    the other is on its way; the idle ones wait together in a long poll of their own.
+    """
+    hot = [stream for stream in streams if is_apart and stream.end > stream.position]
+    cold = [stream for stream in streams if not is_apart or stream.end <= stream.position]
+    for group in (hot[::2], hot[1::2], cold):
+        for at in range(0, len(group), PARTITIONS_AT_ONCE):
+            yield group[at : at + PARTITIONS_AT_ONCE]
 
 
 def _no_partition(name: str, partition: int, count: int) -> NotFoundError:
