@@ -202,3 +202,32 @@ def test_a_metadata_store_that_has_gone_back(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "copy", folder / "metadata.db")
 
     assert "has gone back" in refusal_of(folder)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("flusher", ["auto", "threads"])
+def test_a_file_system_that_dies_takes_its_partitions_offline(tmp_path: Path, flusher: str) -> None:
+    """The kernel's own errors, not injected ones: both ways to flush hear of them."""
+    need_loop_devices()
+    said = Said()
+    config = QUIET.replace('"threads"', f'"{flusher}"')
+    with loop_disk(tmp_path, 192) as disk:
+        with BrokerProcess(disk.root / "data", config=config, log=tmp_path / "log") as broker:
+            assert broker.wait_ready(), broker.errors
+            with connected(broker) as client:
+                said.topic_id = client.topic()
+                produce(client, said, 5)
+                disk.cut_power()
+                with pytest.raises(Refused) as refused:
+                    produce(client, said, 5, window=1)
+                assert refused.value.code in (Code.NOT_COMMITTED, Code.STORAGE_OFFLINE)
+                assert broker.is_alive
+            broker.kill()
+        disk.unmount()
+        disk.mount()
+        with BrokerProcess(disk.root / "data", log=tmp_path / "log2") as broker:
+            assert broker.wait_ready(), broker.errors
+            with connected(broker) as client:
+                client.topic()
+                assert verify(client, said) == len(said.acknowledged)
+            assert broker.stop() == 0

@@ -19,7 +19,7 @@ from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import read_checkpoints, write_checkpoints
 from zmqmq.core.storage.disk import Disk
-from zmqmq.core.storage.log import LOGS_FOLDER, Flush, Log, LogKey
+from zmqmq.core.storage.log import LOGS_FOLDER, Flush, Log, LogKey, unlink
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.producers import ProducerTable, Written
 from zmqmq.core.storage.reading import read
@@ -316,7 +316,7 @@ class LogDriver:
         meanwhile()
         write_checkpoints(self.disk, {KEY.folder: row})
         self.log.note_checkpoint(row.recovery_point)
-        self.log.unlink_doomed(count)
+        unlink(self.disk, self.log.key.folder, self.log.release_doomed(count))
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """A whole pass, if there is one to do."""

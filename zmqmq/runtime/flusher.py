@@ -100,16 +100,19 @@ class Flusher:
         def finished(failures: Failures) -> None:
             self.by_file.add(len(files), perf_counter_ns() - start)
             self._is_busy = False
+            if failures:
+                self._stop_syncfs()  # rule 3
             done(failures)
 
         return self._kernel.submit(files, finished)
 
     def close(self) -> None:
-        """Wait for the job in flight and end the threads. Its `done` is still called."""
+        """Wait for the job in flight and end the threads. Its `done` is still called.
+
+        The kernel flush belongs to whoever made it.
+        """
         self._jobs.put(None)
         self._thread.join()
-        if self._kernel is not None:
-            self._kernel.close()
         for helper in self._helpers:
             helper.close()
         if self._file_system is not None:

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import write_checkpoints
-from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.log import Log, unlink
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.core.storage.retention import retained_start, should_roll
@@ -25,6 +26,8 @@ from zmqmq.errors import StorageError, ZmqmqError
 from zmqmq.runtime.os_disk import OSDisk
 
 logger = logging.getLogger("zmqmq.housekeeping")
+
+Result = TypeVar("Result")
 
 
 class Housekeeping:
@@ -50,23 +53,28 @@ class Housekeeping:
         self._tasks: list[asyncio.Task[None]] = []
         self._compacted: dict[str, int] = {}
         self._writing = asyncio.Lock()
+        self._in_threads: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         """Begin."""
-        self._tasks = [
-            asyncio.create_task(self._every(self._options.checkpoint_ms, self._checkpoint)),
-            asyncio.create_task(self._every(self._options.retention_check_ms, self._retain)),
-        ]
+        work = (
+            (self._options.checkpoint_ms, self._checkpoint),
+            (self._options.retention_check_ms, self._retain),
+            (self._options.retention_check_ms, self._compact_all),
+        )
+        self._tasks = [asyncio.create_task(self._every(*each)) for each in work]
         for task in self._tasks:
             task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """End, and wait for what is being written."""
-        for task in self._tasks:
-            task.cancel()
+        self.abort()
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        # A cancelled task lets go of its thread, and the thread goes on.
+        while self._in_threads:
+            await asyncio.wait(self._in_threads)
 
     def abort(self) -> None:
         """End at once."""
@@ -83,7 +91,7 @@ class Housekeeping:
             )
         async with self._writing:
             rows = dict(self.checkpoints)
-            await asyncio.to_thread(write_checkpoints, self._disk, rows)
+            await self._in_thread(write_checkpoints, self._disk, rows)
         for partition in self._broker.catalog.partitions.values():
             row = rows.get(partition.log.key.folder)
             if row is not None:
@@ -94,13 +102,20 @@ class Housekeeping:
         self.checkpoints.pop(folder, None)
         self._compacted.pop(folder, None)
 
-    async def _every(self, period_ms: int, work: Callable[[], object]) -> None:
+    async def _every(self, period_ms: int, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(period_ms / 1000)
             try:
-                await work()  # type: ignore[misc]
-            except (StorageError, ZmqmqError) as error:
+                await work()
+            except ZmqmqError as error:
                 logger.error("housekeeping failed, and will try again: %s", error)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Do something that waits for the disk; a stop waits for its end."""
+        thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        self._in_threads.add(thread)
+        thread.add_done_callback(self._in_threads.discard)
+        return await asyncio.shield(thread)
 
     async def _checkpoint(self) -> None:
         if any(
@@ -115,26 +130,39 @@ class Housekeeping:
         rolled = False
         for partition in self._usable():
             log = partition.log
-            if should_roll(log, now_ms):
-                log.roll()
-                self._broker.producing.mark_dirty(partition)
-                rolled = True
             start = retained_start(log, now_ms, partition.high_watermark)
             if start > log.start_offset:
                 log.drop_before(start)
+            if should_roll(log, now_ms):
+                try:
+                    log.roll(reserve=False)
+                except StorageError as error:
+                    # Others must not go without retention because one has no room to roll.
+                    logger.error("%s: cannot begin a new segment: %s", partition.name, error)
+                self._broker.producing.mark_dirty(partition)
+                rolled = True
         if rolled:
             self._moved()
         await self._unlink()
-        for partition in list(self._usable()):
-            await self._compact(partition, now_ms)
 
     async def _unlink(self) -> None:
         logs = [p.log for p in self._broker.catalog.partitions.values() if p.log.doomed]
         doomed = [(log, len(log.doomed)) for log in logs]
-        if doomed:
-            await self.write()
-            for log, count in doomed:
-                log.unlink_doomed(count)
+        if not doomed:
+            return
+        await self.write()
+        for log, count in doomed:
+            segments = log.release_doomed(count)
+            try:
+                await self._in_thread(unlink, self._disk, log.key.folder, segments)
+            except StorageError as error:
+                # They stand below the log's start: the next start of the broker removes them.
+                logger.error("%s: old segments stay for now: %s", log.key.folder, error)
+
+    async def _compact_all(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        for partition in list(self._usable()):
+            await self._compact(partition, now_ms)
 
     async def _compact(self, partition: Partition, now_ms: int) -> None:
         log = partition.log
@@ -145,7 +173,7 @@ class Housekeeping:
             return
         compaction = Compaction(self._disk, log.key, plan, self._options)
         try:
-            results = await asyncio.to_thread(compaction.run, log.segment_bytes)
+            results = await self._in_thread(compaction.run, log.segment_bytes)
         except ZmqmqError as error:
             logger.error("compaction of %s gave up: %s", partition.name, error)
             return

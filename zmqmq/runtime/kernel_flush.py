@@ -85,11 +85,6 @@ class KernelFlush:
         self._done: Callable[[Failures], object] | None = None
         loop.add_reader(self._eventfd, self._collect)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a group is under way."""
-        return self._left > 0
-
     def submit(self, files: Sequence[OSFile], done: Callable[[Failures], object]) -> bool:
         """Begin to flush up to FILES_MAX files; False if the kernel does not take it on."""
         assert not self._left

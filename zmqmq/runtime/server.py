@@ -7,7 +7,6 @@ logs, which come back to it as events, and the metadata store's own thread.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -88,8 +87,8 @@ class Server:
         self._started = asyncio.Event()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
-        kernel = available(self._loop) if options.flusher == "auto" else None
-        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, kernel)
+        self._kernel_flush = available(self._loop) if options.flusher == "auto" else None
+        self._flusher = Flusher(disk, self._loop.call_soon_threadsafe, self._kernel_flush)
         self._housekeeping = Housekeeping(
             disk,
             broker,
@@ -146,6 +145,8 @@ class Server:
             task.cancel()
         if self._wake is not None:
             self._wake.cancel()
+        if self._kernel_flush is not None:
+            self._kernel_flush.close()  # here, since it is the loop's
         await asyncio.to_thread(self._flusher.close)
         await asyncio.to_thread(self._pool.shutdown)
         if self._broker.is_idle:
@@ -163,6 +164,8 @@ class Server:
             task.cancel()
         if self._wake is not None:
             self._wake.cancel()
+        if self._kernel_flush is not None:
+            self._kernel_flush.close()
         self._flusher.close()
         self._pool.shutdown()
         self._context.destroy(linger=0)
@@ -359,7 +362,7 @@ class Server:
             log = partition.log
             if log.failed or log.damage:
                 continue
-            with contextlib.suppress(StorageError):  # the next start scans this one
+            try:
                 log.close()
                 flush = log.begin_flush()
                 for file in flush.files:
@@ -367,3 +370,6 @@ class Server:
                 for folder in flush.folders:
                     self._disk.sync_directory(folder)
                 log.end_flush(flush)
+            except StorageError as error:
+                log.fail(error)  # not clean, then: the next start scans this one
+                logger.error("log %s could not be closed: %s", log.key.folder, error)

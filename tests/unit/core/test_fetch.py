@@ -6,6 +6,7 @@ from tests.support.world import BROKEN, Place, World
 from zmqmq.core.broker.events import FlushFiles, ReadCold
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.model.limits import MIB
+from zmqmq.wire.apis import Api
 
 MINUTE = 60_000
 
@@ -378,3 +379,13 @@ def test_damage_of_one_partition_does_not_keep_the_others_from_being_read() -> N
     world.flip(t, 0)
 
     assert client.fetch(t, t[1]).outcome == ["STORAGE_DAMAGED", [b"b"]]
+
+
+def test_the_partitions_that_a_sessions_fetches_wait_for_are_bounded() -> None:
+    world, t = world_with(b"a")
+    client = world.client()
+    entries = [[t.id, 0, 1, 1]] * 2_500
+    fields = {"max_wait_ms": 1_000, "partitions": entries}
+    found = [client.ask(Api.FETCH, fields) for _ in range(4)]
+
+    assert [each.outcome for each in found] == [None, None, None, "THROTTLED"]

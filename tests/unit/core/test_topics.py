@@ -503,3 +503,14 @@ def test_a_block_whose_commit_is_in_doubt_is_never_handed_out() -> None:
     fields = client.init_producer().fields
     assert fields is not None
     assert fields["producer_id"] == 1_001
+
+
+@pytest.mark.parametrize("api", [Api.CREATE_TOPIC, Api.ALTER_TOPIC])
+def test_a_min_isr_beyond_the_replicas_is_refused(api: Api) -> None:
+    """It would promise copies that there can never be."""
+    world = World()
+    if api is Api.ALTER_TOPIC:
+        world.topic("t")
+    found = world.client().ask(api, {"topic": "t", "config": {"min_isr": 2}})
+
+    assert found.error == "INVALID_CONFIG"

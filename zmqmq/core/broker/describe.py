@@ -167,7 +167,7 @@ class Describing:
                 "principal": session.principal.name,
                 "connected_s": (now_ms - session.since_ms) // 1000,
                 "outstanding_bytes": session.outstanding,
-                "waiting": session.waiting + session.fetches,
+                "waiting": session.waiting + len(session.fetches),
             }
             for session in self._sessions
             if session.id.hex()[:12] > after

@@ -31,6 +31,8 @@ from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import reader, row
 
 _read = reader(REQUESTS[Api.FETCH])
+ENTRIES_WAITING_MAX: Final = 8_192
+"""Partitions that the waiting fetches of one session may name together: 1 MiB or so."""
 
 DISK_WAIT_NS: Final = 10**9
 """How much longer than it was asked to wait a fetch waits for a disk or for credit."""
@@ -116,18 +118,26 @@ class Fetching:
     def handle(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """Answer, or park until there is something to answer."""
         max_wait_ms, min_bytes, max_bytes, entries = _read(fields)
-        if session.fetches >= self._options.fetches_max:
+        if len(session.fetches) >= self._options.fetches_max:
             raise refusal(
                 Code.THROTTLED,
-                f"{session.fetches} fetches of this session wait and serving.fetches_max is "
+                f"{len(session.fetches)} fetches of this session wait and serving.fetches_max is "
                 f"{self._options.fetches_max}",
+                {"retry_after_ms": 100},
+            )
+        waiting = sum(len(request.asked) for request in session.fetches)
+        if waiting + len(entries) > ENTRIES_WAITING_MAX:
+            raise refusal(
+                Code.THROTTLED,
+                f"fetches of this session wait for {waiting} partitions; with {len(entries)} more "
+                f"they are over {ENTRIES_WAITING_MAX}",
                 {"retry_after_ms": 100},
             )
         asked = [self._entry(session, entry) for entry in entries]
         end_ns = now.ns + max_wait_ms * 1_000_000
         max_bytes = min(max_bytes, REPLY_BYTES_MAX)
         request = FetchRequest(self, session, correlation, asked, min_bytes, max_bytes, end_ns)
-        session.fetches += 1
+        session.fetches[request] = None
         if max_wait_ms == 0 or request.failed or self._is_ready(request):
             self._start(request)
             if not request.done:
@@ -208,7 +218,7 @@ class Fetching:
             )
             self._unstarve(request)
             request.done = True
-            request.session.fetches -= 1
+            del request.session.fetches[request]
             self._outbox.refuse(request.session, Api.FETCH, request.correlation, error)
             return
         self._unstarve(request)
@@ -218,12 +228,11 @@ class Fetching:
 
     def forget(self, session: Session) -> None:
         """The session is closed: none of its fetches will be answered."""
-        for waiting in self._waiting.values():
-            for request in [r for r in waiting if r.session is session]:
-                request.done = True
-                del waiting[request]
-        for request in (*session.starved, *self._cold.values()):
-            request.done = request.done or request.session is session
+        for request in session.fetches:
+            request.done = True
+            if request.parked:
+                self._unpark(request)
+        session.fetches.clear()
         session.starved.clear()
         if session in self._starved:
             self._starved.remove(session)
@@ -392,7 +401,7 @@ class Fetching:
 
     def _finish(self, request: FetchRequest) -> None:
         request.done = True
-        request.session.fetches -= 1
+        del request.session.fetches[request]
         self.bytes += request.taken_bytes
         self._outbox.reply(
             request.session,

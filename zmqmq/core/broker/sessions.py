@@ -42,7 +42,7 @@ class Session:
     """Whether it has ever said so."""
     waiting: int = 0
     """Requests that wait for the disk or the metadata store."""
-    fetches: int = 0
+    fetches: dict[Any, None] = field(default_factory=dict)
     """Fetches that are not answered."""
     starved: deque[Any] = field(default_factory=deque)
     """Fetches that wait for credit."""

@@ -7,16 +7,17 @@ when its partitions are open, so that whoever made a topic can produce to it at 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from zmqmq.core.broker.admin_request import AdminRequest
 from zmqmq.core.broker.catalog import Catalog, Topic
 from zmqmq.core.broker.events import Now
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.metadata import Commits, store_refusal
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
+from zmqmq.core.broker.producer_ids import ProducerIds
 from zmqmq.core.broker.sessions import Session
 from zmqmq.core.broker.timers import Timers
 from zmqmq.core.meta.fields import Member
@@ -24,7 +25,6 @@ from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, StoreError
 from zmqmq.core.meta.values import (
     PartitionDocument,
-    ProducerIdsDocument,
     TopicDocument,
     TopicNameDocument,
     TopicState,
@@ -43,7 +43,6 @@ _read_create = reader(REQUESTS[Api.CREATE_TOPIC])
 _read_alter = reader(REQUESTS[Api.ALTER_TOPIC])
 _read_delete = reader(REQUESTS[Api.DELETE_TOPIC])
 
-PRODUCER_IDS_PER_BLOCK: Final = 1_000
 TIMEOUT_NS: Final = 60 * 10**9
 _FIXED: Final = frozenset({"flush"})
 """Settings that a topic keeps for life."""
@@ -58,38 +57,6 @@ OFFSETS_CONFIG: Final[Mapping[str, int | str]] = {
     "batch_bytes_max": BATCH_BYTES_MAX,
 }
 """Whatever the defaults for topics are: no limit of theirs may refuse or drop a position."""
-
-
-class AdminRequest:
-    """A request that waits for the metadata store, and perhaps for logs to be opened."""
-
-    __slots__ = ("_outbox", "api", "correlation", "done", "session")
-
-    def __init__(self, outbox: Outbox, session: Session, api: Api, correlation: int) -> None:
-        self._outbox = outbox
-        self.session = session
-        self.api = api
-        self.correlation = correlation
-        self.done = False
-        session.waiting += 1
-
-    def finish(self, fields: Fields) -> None:
-        """Answer, once."""
-        if not self.done:
-            self.done = True
-            self.session.waiting -= 1
-            self._outbox.reply(self.session, self.api, self.correlation, fields)
-
-    def refuse(self, error: WireError) -> None:
-        """Answer with an error, once."""
-        if not self.done:
-            self.done = True
-            self.session.waiting -= 1
-            self._outbox.refuse(self.session, self.api, self.correlation, error)
-
-    def expire(self) -> None:
-        """Nobody answered in time."""
-        self.refuse(refusal(Code.TIMED_OUT, "begun, and not finished in time; look again"))
 
 
 class Topics:
@@ -122,8 +89,7 @@ class Topics:
         """Who waits for all partitions of a topic to be open, as of which revision."""
         self._served: dict[bytes, int] = {}
         """Of a topic in `_awaited`: partitions below this number are open."""
-        self._producer_ids = range(0)
-        self._wanting_id: deque[AdminRequest] = deque()
+        self._producer_ids = ProducerIds(commits, keys)
 
     def handle(
         self, now: Now, session: Session, api: Api, correlation: int, fields: Fields
@@ -220,41 +186,7 @@ class Topics:
 
     def _init_producer(self, session: Session, request: AdminRequest, fields: Fields) -> None:
         del session, fields
-        self._wanting_id.append(request)
-        if self._producer_ids:
-            self._hand_out()
-        elif len(self._wanting_id) == 1:
-            self._take_block(0, 1)
-
-    def _take_block(self, revision: int, next_id: int) -> None:
-        """Try to move the counter on from what is known of it; a guess at first."""
-        key = self._keys.producer_ids
-        after = ProducerIdsDocument(next_id=next_id + PRODUCER_IDS_PER_BLOCK)
-
-        def then(_now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                waiting, self._wanting_id = self._wanting_id, deque()
-                for request in waiting:
-                    request.refuse(store_refusal(outcome))
-            elif outcome.ok:
-                self._producer_ids = range(next_id, after.next_id)
-                self._hand_out()
-            else:
-                current = outcome.current[key]
-                assert current is not None
-                known = ProducerIdsDocument.decode(current.value)
-                self._take_block(current.mod_revision, known.next_id)
-
-        self._commits.begin([Put(key, after.encode())], [If(key, "mod", "==", revision)], then)
-
-    def _hand_out(self) -> None:
-        while self._wanting_id and self._producer_ids:
-            producer_id = self._producer_ids[0]
-            self._producer_ids = self._producer_ids[1:]
-            request = self._wanting_id.popleft()
-            request.finish({"producer_id": producer_id, "producer_epoch": 0})
-        if self._wanting_id:
-            self._take_block(0, 1)
+        self._producer_ids.want(request)
 
     # CREATE_TOPIC
 
@@ -278,6 +210,7 @@ class Topics:
                 f"topic {name!r} wants {replicas} replicas, and there is 1 broker",
             )
         config, overrides = self._configured(changes or {})
+        _check_min_isr(name, config, replicas)
         if check_only:
             request.finish(_created(b"\0" * 16, partitions, replicas, config))
             return
@@ -388,6 +321,7 @@ class Topics:
             )
         overrides: dict[str, Any] = {**topic.overrides, **(changes or {})}
         config, kept = self._configured(overrides)
+        _check_min_isr(name, config, topic.replicas)
         count = partitions or topic.partition_count
         if count < topic.partition_count:
             raise refusal(
@@ -497,3 +431,12 @@ def _created(topic_id: bytes, partitions: int, replicas: int, config: TopicConfi
         "replicas": replicas,
         "config": config.as_map(),
     }
+
+
+def _check_min_isr(name: str, config: TopicConfig, replicas: int) -> None:
+    if config.min_isr > replicas:
+        raise refusal(
+            Code.INVALID_CONFIG,
+            f"topic {name!r} has {replicas} replica(s); min_isr {config.min_isr} could never be "
+            "reached",
+        )

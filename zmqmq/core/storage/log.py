@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -124,6 +125,8 @@ class Log:
         self._unsynced: dict[Segment, None] = {}
         self._unsynced_states: list[File] = []
         self._unsynced_folders: dict[str, None] = {}
+        self._newest_state: int | None = None
+        """A state was saved here since old ones were last removed."""
         self.hints: OrderedDict[int, tuple[Segment, int]] = OrderedDict()
         """Where readers that follow the log will go on: offset to place."""
 
@@ -205,8 +208,12 @@ class Log:
             raise
         self._unsynced[active] = None
 
-    def roll(self) -> Segment:
-        """Begin a new segment. Raises DiskFullError with nothing changed but what was buffered."""
+    def roll(self, *, reserve: bool = True) -> Segment:
+        """Begin a new segment. Raises DiskFullError with nothing changed but what was buffered.
+
+        Without `reserve` no room is taken for it, so that retention can end a segment, and then
+        drop it, although the disk has no room to spare.
+        """
         self.write_out()
         old = self.segments[-1]
         new = Segment(
@@ -214,7 +221,8 @@ class Log:
         )
         try:
             new.create()
-            self._allocate(new, min(FIRST_ALLOCATION, self.segment_bytes))
+            if reserve:
+                self._allocate(new, min(FIRST_ALLOCATION, self.segment_bytes))
             self.save_state()
             old.file.truncate(old.size)
             old.allocated = old.size
@@ -322,6 +330,9 @@ class Log:
     def note_checkpoint(self, recovery_point: int) -> None:
         """A checkpoint with this recovery point is durable."""
         self.checkpointed = max(self.checkpointed, recovery_point)
+        if self._newest_state is None or self.checkpointed < self._newest_state:
+            return
+        self._newest_state = None
         with contextlib.suppress(StorageError):  # those that stay do no harm
             self._remove_old_states()
 
@@ -371,19 +382,14 @@ class Log:
         self.start_offset = offset
         self.hints.clear()
 
-    def unlink_doomed(self, count: int) -> None:
-        """Remove the files of the first `count` segments that are no longer needed.
+    def release_doomed(self, count: int) -> list[Segment]:
+        """Give up the first `count` segments that are no longer needed; `unlink` removes them.
 
         `count` is how many there were before the checkpoint was begun: one that was doomed while
-        it was written still stands in it. The names of those that took their place must be
-        durable before theirs go.
+        it was written still stands in it.
         """
-        if not count:
-            return
-        self._disk.sync_directory(self.key.folder)
         doomed, self.doomed = self.doomed[:count], self.doomed[count:]
-        for segment in doomed:
-            segment.remove()
+        return doomed
 
     def replace_segments(self, new: Segment, old: list[Segment]) -> None:
         """A compacted segment that is on the disk under the first one's name takes their place."""
@@ -426,6 +432,7 @@ class Log:
         # Flushed with the data, since a start trusts states at or below the recovery point: an
         # older content under this name must not come back.
         self._unsynced_states.append(file)
+        self._newest_state = self.end_offset
         self.mark_folder_unsynced()
 
     def load_state(self, offset: int) -> bool:
@@ -457,3 +464,13 @@ class Log:
         for segment in self.segments[: -OPEN_SEGMENTS_MAX - 1]:
             if segment not in self._unsynced:
                 segment.let_go()
+
+
+def unlink(disk: Disk, folder: str, segments: Sequence[Segment]) -> None:
+    """Remove the files of released segments, oldest first. Waits for the disk; any thread.
+
+    The names of those that took their place must be durable before theirs go.
+    """
+    disk.sync_directory(folder)
+    for segment in segments:
+        segment.remove()

@@ -99,9 +99,11 @@ def take(
         rest = where.segment.size - where.position - size
         # A header that straddles the end of what was read: it takes a longer read to tell.
         return size + min(rest, HEADER_SIZE) if rest and expected < end else b""
-    log.hints[expected] = (where.segment, where.position + position)
-    if len(log.hints) > _HINTS_MAX:
-        log.hints.popitem(last=False)
+    # A compaction may have put another segment in the place of the one that was read.
+    if log.segment_of(expected) is where.segment:
+        log.hints[expected] = (where.segment, where.position + position)
+        if len(log.hints) > _HINTS_MAX:
+            log.hints.popitem(last=False)
     if first == 0 and position == size:
         return data
     part = view[first:position]

@@ -99,10 +99,12 @@ class Segment:
     @property
     def file(self) -> File:
         """The open file."""
-        if self._file is None:
-            self._file = self._disk.open(self.path)
-            self.allocated = self._file.size
-        return self._file
+        file = self._file
+        if file is None:
+            # Kept in a variable: another thread may let go of it before this one returns.
+            file = self._file = self._disk.open(self.path)
+            self.allocated = file.size
+        return file
 
     @property
     def is_empty(self) -> bool:
