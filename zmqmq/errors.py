@@ -249,6 +249,7 @@ _CLASSES: dict[Code, type[WireError]] = {
     Code.UNKNOWN_PRODUCER: FencedError,
     Code.TIMED_OUT: TimedOutError,
     Code.NOT_COMMITTED: NotCommittedError,
+    Code.INTERNAL: OutcomeUnknownError,  # after a bug nobody knows what has happened
 }
 
 

@@ -140,6 +140,14 @@ class TestConnecting:
 
         assert any("zmqmq-python" in client and "e2e" in client for client in clients)
 
+    def test_the_broker_is_told_when_a_client_goes(self, broker: Broker, mq: zmqmq.Client) -> None:
+        def sessions() -> list[str]:
+            return [item["client"] for item in mq.describe("sessions")]
+
+        with zmqmq.connect(broker.address, client_name="short-lived"):
+            assert any("short-lived" in client for client in sessions())
+        eventually(lambda: not any("short-lived" in c for c in sessions()), "the session ends")
+
     def test_nobody_there_is_told_with_each_address(self) -> None:
         one, two = free_port(), free_port()
         with pytest.raises(DisconnectedError) as caught:
@@ -287,6 +295,24 @@ class TestProducing:
             assert called.wait(SECONDS)
 
         assert handles == [delivery]
+
+    def test_a_callback_that_waits_is_told_not_to(self, mq: zmqmq.Client, topic: str) -> None:
+        caught: list[BaseException] = []
+        called = threading.Event()
+        with mq.producer(topic) as producer:
+
+            def wait(_: object) -> None:
+                for wrong in (producer.flush, mq.ping, producer.send(b"w").result):
+                    try:
+                        wrong()
+                    except UsageError as error:
+                        caught.append(error)
+                called.set()
+
+            producer.send(b"v").add_done_callback(wait)
+            assert called.wait(SECONDS)
+
+        assert len(caught) == 3
 
     def test_many_threads_share_a_producer(self, mq: zmqmq.Client, topic: str) -> None:
         results: list[tuple[int, int, bytes]] = []
@@ -457,6 +483,23 @@ class TestConsuming:
             time.sleep(0.1)
             assert consumer.machine.buffered_bytes <= 400_000
             assert sum(1 for _ in consumer) == 3_000
+
+    def test_with_stop_at_end_nothing_means_the_end(self, mq: zmqmq.Client, topic: str) -> None:
+        with mq.producer(topic) as producer:
+            producer.send_many([b"x"] * 100)
+        with mq.consumer(topic, stop_at_end=True, max_wait_ms=0) as consumer:
+            seen = 0
+            while records := consumer.fetch(7):
+                seen += len(records)
+            assert seen == 100
+            assert consumer.fetch_batches() == []
+
+    def test_a_consumer_that_nobody_holds_ends(self, mq: zmqmq.Client, filled: str) -> None:
+        known = mq._core._consumers
+        before = len(known)
+        for _ in range(5):
+            assert sum(1 for _ in mq.consumer(filled, stop_at_end=True)) == 10
+        eventually(lambda: len(known) <= before, "they are forgotten")
 
     def test_offsets_of_a_topic(self, mq: zmqmq.Client, filled: str) -> None:
         assert mq.offsets(filled) == {0: 10, 1: 0}
@@ -711,7 +754,7 @@ class TestAsyncio:
                     assert (await one).topic == "aio"
                     producer.send_oneway(b"x", b"k")
                     await producer.flush()
-                while sum((await mq.offsets("aio")).values()) < 12:
+                while sum((await mq.offsets("aio")).values()) < 12:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)  # nobody says when it is committed
                 async with mq.consumer("aio", stop_at_end=True) as consumer:
                     values = sorted([record.value async for record in consumer])

@@ -37,6 +37,7 @@ from zmqmq.client.machines.effects import (
     Settled,
     Transmit,
 )
+from zmqmq.client.machines.producer import Producer
 from zmqmq.client.servers import endpoint_of
 from zmqmq.errors import ClosedError, DisconnectedError, UsageError
 
@@ -44,6 +45,8 @@ BURST: Final = 64
 """Messages read from one socket before others get their turn."""
 COPY_BELOW: Final = 65_536
 """Frames below this are copied; above it the copy costs more than pyzmq's bookkeeping without."""
+GOODBYE_LINGER_MS: Final = 50
+"""How long the last message of a client may take out of the process."""
 SEND_AGAIN: Final = 0.002
 """Seconds until the next attempt to send, if the socket does not say first that it has room."""
 
@@ -58,6 +61,11 @@ _LINKS: Final = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): Link.BAD_HANDSHAKE,
 }
 _MONITORED: Final = sum(_LINKS)
+# As plain numbers: arithmetic on enum members costs as much as a system call.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
 
 logger = logging.getLogger("zmqmq.client")
 
@@ -70,6 +78,13 @@ class Waiter(Protocol):
 
     def reject(self, error: BaseException) -> None:
         """It has failed."""
+
+
+class Pumped(Protocol):
+    """A producer's face to the driver."""
+
+    def woken(self) -> Producer | None:
+        """From now on a new batch calls again; the machine, once there is one."""
 
 
 class Listener(Protocol):
@@ -88,9 +103,9 @@ class Listener(Protocol):
 class SystemChance:
     """Randomness of the operating system."""
 
-    def jitter(self) -> float:
-        """A number from 0 up to 1."""
-        return random.random()  # noqa: S311 - spreads retries, hides nothing
+    def jitter(self) -> int:
+        """A number from 0 to 999."""
+        return random.randrange(1_000)  # noqa: S311 - spreads retries, hides nothing
 
     def session_id(self) -> bytes:
         """16 random bytes."""
@@ -126,6 +141,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._is_pump_due = False
+        self._linger_ms = 0
         self._sent_on: dict[int, _Wire] = {}
         self._waiters: set[Waiter] = set()
         _alive.add(self)
@@ -156,6 +172,16 @@ class Driver:
 
     # On the loop
 
+    def post_producer(self, sender: Pumped) -> None:
+        """Have the machine of one producer look at its records."""
+        if self.is_closed or self.is_forked:
+            self.check_usable()
+        try:
+            self._loop.call_soon_threadsafe(self._pump_producer, sender)
+        except RuntimeError:
+            self.is_closed = True
+            self.check_usable()
+
     def command(self, action: Callable[..., None], waiter: Waiter, *arguments: object) -> None:
         """Run a command whose waiter must hear of its end, whatever happens."""
         self._waiters.add(waiter)
@@ -172,6 +198,7 @@ class Driver:
         if self.is_closed:
             return
         self.is_closed = True
+        self._linger_ms = GOODBYE_LINGER_MS
         try:
             self.core.close(monotonic_ns())
             self._carry_out()
@@ -216,9 +243,26 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - see _crash
             self._crash(error)
             return
+        self._wake_at(now, wake)
+
+    def _pump_producer(self, sender: Pumped) -> None:
+        machine = sender.woken()
+        if self.is_closed or self.crashed is not None or machine is None:
+            return
+        now = monotonic_ns()
+        try:
+            wake = self.core.pump_producer(now, machine)
+            self._carry_out()
+        except Exception as error:  # noqa: BLE001 - see _crash
+            self._crash(error)
+            return
+        self._wake_at(now, wake)
+
+    def _wake_at(self, now: int, wake: int) -> None:
+        """Come back at that time at the latest, and sooner if there is news."""
         if self._sent_on:
             self._check_again()
-        if wake <= now:
+        if wake <= now or self.core.news.is_fresh:
             self.pump_soon()
         elif wake < self._timer_at or self._timer is None:
             if self._timer is not None:
@@ -316,7 +360,7 @@ class Driver:
         for descriptor in wire.descriptors:
             self._loop.remove_reader(descriptor)
         wire.socket.disable_monitor()
-        wire.socket.close(linger=0)
+        wire.socket.close(linger=self._linger_ms)
         wire.monitor.close(linger=0)
 
     def _send(self, wire: _Wire, frames: Sequence[Body]) -> None:
@@ -333,7 +377,7 @@ class Driver:
         last = len(frames) - 1
         try:
             for index, frame in enumerate(frames):
-                flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
+                flags = _NOBLOCK if index == last else _MORE
                 send(frame, flags, copy=len(frame) < COPY_BELOW)
         except zmq.Again:
             # Only the first frame can be refused: libzmq takes a message whole or not at all.
@@ -356,21 +400,24 @@ class Driver:
         """A send may have consumed the signal that something came in: look."""
         wires, self._sent_on = self._sent_on, {}
         for wire in wires.values():
-            if cast("int", wire.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if cast("int", wire.socket.getsockopt(_EVENTS)) & _POLLIN:
                 self._loop.call_soon(self._drain, wire)
 
     def _drain(self, wire: _Wire) -> None:
         """Read what has come in, up to a burst; then once more if there may be more."""
         if wire.number not in self._wires:
             return
-        receive = wire.socket.recv
+        receive, get = wire.socket.recv, wire.socket.getsockopt
         now = monotonic_ns()
         try:
             for _ in range(BURST):
-                frame = receive(zmq.NOBLOCK, copy=False)
+                # Cheaper than an exception at the end of every burst, which is mostly one message.
+                if not cast("int", get(_EVENTS)) & _POLLIN:
+                    break
+                frame = receive(_NOBLOCK, copy=False)
                 frames: list[Body] = [frame.bytes]
                 while frame.more:
-                    frame = receive(zmq.NOBLOCK, copy=False)
+                    frame = receive(_NOBLOCK, copy=False)
                     # A small frame would pin the 8 KiB that it was received into.
                     frames.append(frame.buffer if len(frame) >= COPY_BELOW else frame.bytes)
                 self.core.handle_message(now, wire.number, frames)
@@ -388,7 +435,8 @@ class Driver:
         # Whoever waits for an answer is woken first: the threads' change of hands takes as long as
         # the pump does.
         self._carry_out()
-        self._pump()
+        if self.core.news.is_fresh:
+            self._pump()
 
     def _drain_monitor(self, wire: _Wire) -> None:
         while wire.number in self._wires:

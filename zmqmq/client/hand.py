@@ -30,6 +30,7 @@ class Hand:
         self.offsets: Sequence[int] = (
             batch.offsets
             if batch.has(Column.OFFSET_DELTAS)
+            or batch.header.last_offset_delta + 1 != batch.header.record_count
             else range(batch.base_offset, batch.base_offset + len(batch))
         )
         self._values: Any = iter(batch.values)

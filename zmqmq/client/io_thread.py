@@ -12,8 +12,8 @@ from zmqmq.client.driver import Driver
 from zmqmq.client.machines.core import Core
 from zmqmq.client.machines.effects import MS, Promise, Resolved
 from zmqmq.client.operations import Ask, Operation
-from zmqmq.client.waiting import Answer
-from zmqmq.errors import ClosedError, UsageError, ZmqmqError
+from zmqmq.client.waiting import Answer, io_threads
+from zmqmq.errors import ClosedError, ZmqmqError
 
 ResultT = TypeVar("ResultT")
 
@@ -71,8 +71,6 @@ class IOThread:
         answer = Answer()
         driver = self.driver
         driver.check_usable()
-        if self.is_current:
-            raise UsageError("a delivery callback must not wait: it runs on the I/O thread")
         try:
             self._loop.call_soon_threadsafe(driver.command, action, answer, *arguments)
         except RuntimeError:
@@ -126,6 +124,7 @@ class IOThread:
         except BaseException as error:  # noqa: BLE001 - raised in the thread that started us
             self._started.reject(error)
             return
+        io_threads.add(threading.get_ident())
         self._started.resolve(None)
         try:
             self._loop.run_forever()
@@ -133,4 +132,5 @@ class IOThread:
             logger.exception("the client's event loop failed")
             self._driver.close()
         finally:
+            io_threads.discard(threading.get_ident())
             self._loop.close()

@@ -9,8 +9,10 @@ this is the next call; for records that are iterated over, hand.py knows which o
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -70,6 +72,7 @@ class Reader:
         self._batches: Iterator[RecordBatch] = iter(())
         """What is left of the chunk that is being read."""
         self._chunk: Chunk | None = None
+        self._end: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
         self._error: BaseException | None = None
 
@@ -94,15 +97,19 @@ class Reader:
     def start(self, _now: int) -> None:
         """Let the machines know this consumer."""
         if self._machine_ is None:
-            core = self._driver.core
-            self._machine_ = core.add_consumer(self._options, self._place, self._topics, self)
-            self._driver.listeners.add(self)
+            core, face = self._driver.core, _Face(self)
+            machine = core.add_consumer(self._options, self._place, self._topics, face)
+            self._machine_ = machine
+            self._driver.listeners.add(face)
+            # Loops over a consumer that nobody closes are common: end it with the object.
+            self._end = weakref.finalize(self, _abandon, self._driver, machine, face)
+            self._end.atexit = False
 
     def stop(self, _now: int) -> None:
         """End it."""
-        if self._machine_ is not None:
-            self._driver.core.remove_consumer(self._machine_)
-            self._driver.listeners.discard(self)
+        detached = self._end.detach() if self._end is not None else None
+        if detached is not None:
+            _remove(_now, *detached[2])
 
     # On the user's thread
 
@@ -233,8 +240,15 @@ class Reader:
 
     def _take_in_hand(self, before: Sequence[object] = ()) -> Hand | None:
         batch = self._next_batch_after(before)
-        if batch is not None:
+        if batch is None:
+            return None
+        try:
             self._hand = Hand(batch)
+        except CorruptDataError as error:
+            self._stop_reading_chunk()
+            if not before:
+                raise
+            self.machine.errors.appendleft(error)
         return self._hand
 
     def position(self, topic: str, partition: int) -> int:
@@ -373,3 +387,41 @@ class Reader:
         assert chunk is not None
         topic, partition = chunk.stream.topic, chunk.stream.partition
         self._driver.post(self._pause_now, topic, partition, self._forget(topic, partition))
+
+
+class _Face:
+    """What the machines and the driver know of a reader. It does not keep the reader alive."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = weakref.ref(reader)
+
+    def notify(self) -> None:
+        """Something new is there (driver.Listener)."""
+        reader = self._reader()
+        if reader is not None:
+            reader.notify()
+
+    def commit_due(self, now: int) -> None:
+        """It is time to commit (driver.Listener)."""
+        reader = self._reader()
+        if reader is not None:
+            reader.commit_due(now)
+
+    def crash(self, error: BaseException) -> None:
+        """Nothing will ever change again (driver.Listener)."""
+        reader = self._reader()
+        if reader is not None:
+            reader.crash(error)
+
+
+def _abandon(driver: Driver, machine: ConsumerMachine, face: _Face) -> None:
+    """The reader is gone: nobody will ever read what its machine fetches."""
+    with suppress(ZmqmqError):
+        driver.post(_remove, driver, machine, face)
+
+
+def _remove(_now: int, driver: Driver, machine: ConsumerMachine, face: _Face) -> None:
+    driver.core.remove_consumer(machine)
+    driver.listeners.discard(face)

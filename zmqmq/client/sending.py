@@ -280,6 +280,11 @@ class Sender(Generic[RecordT, ManyT]):
                 with self._guard:
                     self._accumulator.topic(self._topic)
 
+    def woken(self) -> ProducerMachine | None:
+        """On the I/O thread: the machine is about to look (driver.Pumped)."""
+        self._is_woken = False
+        return self._machine
+
     def stop(self, _now: int) -> None:
         """On the I/O thread: end it; what has no outcome gets one."""
         if self._machine is not None:
@@ -464,10 +469,7 @@ class Sender(Generic[RecordT, ManyT]):
         """Let the I/O thread look, unless it has been told already."""
         if self._accumulator.has_news and not self._is_woken:
             self._is_woken = True
-            self._driver.post(self._woken)
-
-    def _woken(self, _now: int) -> None:
-        self._is_woken = False  # the pump follows
+            self._driver.post_producer(self)
 
     def _topic_name(self, topic: str | None) -> str:
         if topic is None:
@@ -488,7 +490,7 @@ class Sender(Generic[RecordT, ManyT]):
         if self._oneway is not None:
             left += self._oneway._seal_all()  # noqa: SLF001 - the same class
         if left:
-            self._driver.post(self._woken)
+            self._driver.post_producer(self)
         return left
 
 

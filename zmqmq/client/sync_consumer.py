@@ -18,7 +18,13 @@ from zmqmq.client.operations import Operations
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.client.reading import Reader
 from zmqmq.client.waiting import Deadline, Gate
-from zmqmq.errors import ClosedError, DisconnectedError, UsageError, ZmqmqError
+from zmqmq.errors import (
+    ClosedError,
+    DisconnectedError,
+    TimedOutError,
+    UsageError,
+    ZmqmqError,
+)
 from zmqmq.model.message import Record
 
 logger = logging.getLogger("zmqmq.client")
@@ -79,7 +85,8 @@ class Consumer(Reader):
 
         Args:
             max_records: at most so many, at least 1.
-            max_wait_ms: how long to wait for the first; None: what the consumer was made with.
+            max_wait_ms: how long to wait for the first; None: what the consumer was made with,
+                and with `stop_at_end` until there is something or the end has been reached.
 
         Returns:
             Records, or `[]` when the wait is over or `stop_at_end` has been reached.
@@ -102,7 +109,8 @@ class Consumer(Reader):
         they are asked for.
 
         Args:
-            max_wait_ms: how long to wait for the first; None: what the consumer was made with.
+            max_wait_ms: how long to wait for the first; None: what the consumer was made with,
+                and with `stop_at_end` until there is something or the end has been reached.
 
         Raises:
             As iterating.
@@ -202,9 +210,16 @@ class Consumer(Reader):
                 break
         if self.machine.start_errors:
             raise self.machine.start_errors.popleft()
+        if not self.machine.is_placed:
+            raise TimedOutError(
+                f"where to begin in {', '.join(self._topics) or 'no topic'} was not found out "
+                f"within {self._io.request_seconds} s"
+            )
 
     def _wait_deadline(self, max_wait_ms: int | None) -> Deadline:
         self.check()
+        if max_wait_ms is None and self._options.stop_at_end:
+            return Deadline(None)
         wait = self._options.max_wait_ms if max_wait_ms is None else max_wait_ms
         return Deadline(wait / 1000)
 

@@ -13,10 +13,14 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Final
 
-from zmqmq.errors import TimedOutError, ZmqmqError
+from zmqmq.errors import TimedOutError, UsageError, ZmqmqError
 
 CONTENDED_PAUSE: Final = 0.00002
 """Seconds between two attempts to take a guard. Whoever holds it runs a few bytecodes."""
+
+
+io_threads: Final[set[int]] = set()
+"""The I/O threads of this process: they must not wait for what only they can bring about."""
 
 
 class Guard:
@@ -82,7 +86,12 @@ class Gate:
             self._lock.release()
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for a notification; False when the time is over. Ctrl-C interrupts it."""
+        """Wait for a notification; False when the time is over. Ctrl-C interrupts it.
+
+        Raises UsageError on an I/O thread, which would wait for itself.
+        """
+        if threading.get_ident() in io_threads and (seconds is None or seconds > 0):
+            raise UsageError("a delivery callback must not wait: it runs on the I/O thread")
         if seconds is None:
             return self._lock.acquire()
         return self._lock.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))

@@ -46,8 +46,8 @@ class Chance:
     def __init__(self) -> None:
         self.sessions = 0
 
-    def jitter(self) -> float:
-        return 0.0
+    def jitter(self) -> int:
+        return 0
 
     def session_id(self) -> bytes:
         self.sessions += 1
@@ -128,7 +128,7 @@ class World:
             self.core.pump(self.now)
             self.take_effects()
             self.core.check()
-            if self.core.next_wake() > self.now:
+            if self.core.next_wake() > self.now and not self.core.news.is_fresh:
                 return
         raise AssertionError("the machines never come to rest")
 
@@ -189,7 +189,9 @@ class World:
         """The broker's reply to one request."""
         header = encode_header(sent.api, sent.correlation, fields)
         self.core.handle_message(self.now, sent.socket, [header, *body])
-        self.step()
+        self.take_effects()
+        if self.core.news.is_fresh:
+            self.step()
 
     def refuse(self, sent: Sent, code: Code, **hints: object) -> None:
         """The broker refuses one request as a whole."""
@@ -373,6 +375,14 @@ class WorldDriver:
     def post(self, action: Callable[..., None], *arguments: object) -> None:
         action(self.world.now, *arguments)
         self.world.step()
+
+    def post_producer(self, sender: Any) -> None:
+        machine = sender.woken()
+        if machine is not None:
+            self.core.pump_producer(self.world.now, machine)
+            self.world.take_effects()
+            if self.core.news.is_fresh:
+                self.world.step()
 
     def check_usable(self) -> None:
         return

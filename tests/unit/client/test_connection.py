@@ -294,14 +294,15 @@ def test_messages_of_a_closed_socket_are_ignored() -> None:
     assert isinstance(asked.answers[0], Failure)
 
 
-def test_no_more_requests_go_out_than_the_broker_takes() -> None:
-    world = greeted(limits={"in_flight": 2})
-    asked = [Asked(world) for _ in range(3)]
-    one, _ = world.take_all(Api.DESCRIBE)
-    world.answer(one, {"items": []})
+def test_no_more_requests_go_out_than_the_socket_holds() -> None:
+    world = greeted()
+    asked = [Asked(world) for _ in range(65)]
+    requests = world.take_all(Api.DESCRIBE)
+    assert len(requests) == 64
+    world.answer(requests[0], {"items": []})
 
     assert len(world.take_all(Api.DESCRIBE)) == 1
-    assert [len(a.answers) for a in asked] == [1, 0, 0]
+    assert [len(a.answers) for a in asked] == [1, *[0] * 64]
 
 
 def test_a_full_socket_holds_requests_back() -> None:
@@ -333,6 +334,7 @@ def test_closing_fails_everything() -> None:
     world.take_effects()
 
     assert isinstance(sent.failure.error, DisconnectedError)
+    assert world.take(Api.PING).fields["close"] is True
     assert world.open == {}
     assert world.core.next_wake() > world.now + 10**15
 

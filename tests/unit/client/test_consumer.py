@@ -422,6 +422,24 @@ class TestCommits:
 
         assert world_take_commit(world).fields["offsets"][0][2] == 6
 
+    def test_a_commit_of_many_partitions_goes_in_pieces(self) -> None:
+        consumer = fetching(2_500, group="g", auto_commit=False)
+        world = consumer.world
+        commits = consumer.machine.commits
+        assert commits is not None
+        promise = type(consumer.promise)()
+        offsets = {("t", n): 5 for n in range(2_500)}
+        commits.commit(world.now, offsets, world.now + 5_000 * MS, promise)
+        world.step()
+        sizes = []
+        while not promise.is_done:
+            sent = world_take_commit(world)
+            sizes.append(len(sent.fields["offsets"]))
+            world.answer(sent, {"results": [None] * sizes[-1]})
+
+        assert sizes == [1_000, 1_000, 500]
+        assert commits.committed == offsets
+
     def test_a_commit_is_tried_again_and_then_told(self) -> None:
         consumer = fetching(group="g", auto_commit=False)
         world = consumer.world

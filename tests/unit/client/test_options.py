@@ -133,16 +133,16 @@ def test_what_is_no_place_is_told(wrong: Any) -> None:
 
 
 def test_back_off_doubles_up_to_its_limit_and_chance_only_shortens_it() -> None:
-    delays = [backoff_delay(100 * MS, 1_000 * MS, n, 0.0) // MS for n in range(1, 7)]
+    delays = [backoff_delay(100 * MS, 1_000 * MS, n, 0) // MS for n in range(1, 7)]
     assert delays == [100, 200, 400, 800, 1_000, 1_000]
-    assert backoff_delay(100 * MS, 1_000 * MS, 1, 0.5) == 75 * MS
-    assert backoff_delay(100 * MS, 1_000 * MS, 10_000, 0.999) > 500 * MS
+    assert backoff_delay(100 * MS, 1_000 * MS, 1, 500) == 75 * MS
+    assert backoff_delay(100 * MS, 1_000 * MS, 10_000, 999) > 500 * MS
 
 
 def test_success_makes_back_off_small_again() -> None:
     class Fixed:
-        def jitter(self) -> float:
-            return 0.0
+        def jitter(self) -> int:
+            return 0
 
         def session_id(self) -> bytes:
             return bytes(16)

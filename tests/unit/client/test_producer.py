@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.scripted import START_MS, Sending, World, id_of, sending
+from tests.unit.client.scripted import START_MS, Sending, Sent, World, id_of, sending
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.layout import log_seed, stamp
 from zmqmq.client.machines.batch import Batch, Stored
@@ -18,6 +18,7 @@ from zmqmq.errors import (
     DisconnectedError,
     FencedError,
     NotFoundError,
+    OutcomeUnknownError,
     RefusedError,
     RetryError,
     TimedOutError,
@@ -95,6 +96,14 @@ def test_at_most_in_flight_batches_of_a_partition_are_out() -> None:
     late = producer.world.take(Api.PRODUCE)
     assert values_of(late.body[0]) == [b"waits", b"too"]
     assert batches[1].outcome is None
+
+
+def test_the_broker_may_allow_fewer_batches_in_flight() -> None:
+    producer = Sending(World(limits={"in_flight": 2})).ready()
+    for _ in range(5):
+        producer.send()
+
+    assert len(producer.world.take_all(Api.PRODUCE)) == 2
 
 
 def test_answers_may_come_in_any_order() -> None:
@@ -364,6 +373,32 @@ def test_a_request_stays_below_the_brokers_limit() -> None:
     assert all(sum(map(len, r.body)) < 300_000 for r in world.take_all(Api.PRODUCE))
 
 
+def test_a_batch_larger_than_the_broker_takes_fails_alone() -> None:
+    world = World(limits={"batch_bytes": 1_000})
+    producer = Sending(world).ready()
+    large = producer.send(b"x" * 2_000)
+    small = producer.send(b"small")
+    sent = world.take(Api.PRODUCE)
+
+    assert isinstance(large.outcome, RefusedError)
+    assert large.outcome.code is Code.TOO_LARGE
+    assert sent.sequences == [(0, 0, 0)]
+    world.acknowledge(sent, 0)
+    assert_stored(small, 0)
+
+
+def test_batches_are_no_larger_than_the_broker_says_it_takes() -> None:
+    world = World(limits={"batch_bytes": 1_000})
+    producer = Sending(world, linger_ms=60_000).ready()
+    world.acknowledge(_sent_all(producer), 0)
+    for _ in range(100):
+        producer.put(b"x" * 50)
+    producer.accumulator.seal_all()
+    world.step()
+
+    assert all(len(f) <= 1_000 for s in world.take_all(Api.PRODUCE) for f in s.body)
+
+
 def test_results_are_each_batchs_own() -> None:
     world = World(topics={"t": 3})
     producer = Sending(world, linger_ms=60_000).ready()
@@ -524,6 +559,28 @@ def test_linger_is_waited_for_and_no_longer(linger_ms: int) -> None:
     assert len(producer.world.take_all(Api.PRODUCE)) == 1
 
 
-def _sent(producer: Sending, value: bytes = b"v", **other: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _sent_all(producer: Sending) -> Sent:
+    producer.put()
+    producer.accumulator.seal_all()
+    producer.world.step()
+    return producer.world.take(Api.PRODUCE)
+
+
+def _sent(producer: Sending, value: bytes = b"v", **other: int) -> Sent:
     producer.send(value, **other)
     return producer.world.take(Api.PRODUCE)
+
+
+@pytest.mark.parametrize("code", [Code.STORAGE_OFFLINE, Code.DENIED, Code.UNKNOWN_PRODUCER])
+def test_a_refusal_after_a_sending_in_doubt_is_perhaps(code: Code) -> None:
+    """The first sending may have been appended; what is refused is only the second."""
+    producer = sending()
+    world = producer.world
+    record = producer.send(b"0")
+    world.take(Api.PRODUCE)
+    world.lose()
+    world.reconnect()
+    world.advance(300)
+    world.acknowledge(world.take(Api.PRODUCE), code)
+
+    assert isinstance(record.outcome, OutcomeUnknownError)

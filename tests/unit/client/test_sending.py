@@ -111,13 +111,13 @@ def test_keys_take_the_short_way_too() -> None:
 def test_the_i_o_thread_is_woken_once_for_a_batch() -> None:
     sender = sender_of()
     woken = []
-    post = sender.driver.post
+    post = sender.driver.post_producer
 
     def counting(*arguments: Any) -> None:
         woken.append(arguments)
         post(*arguments)
 
-    sender._driver.post = counting  # type: ignore[method-assign]
+    sender._driver.post_producer = counting  # type: ignore[method-assign]
     for _ in range(100):
         sender.send(b"v")
 

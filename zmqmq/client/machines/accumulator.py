@@ -22,7 +22,8 @@ from zmqmq.client.machines.batch import (
     PartitionQueue,
     TopicQueue,
 )
-from zmqmq.client.machines.effects import MS, NEVER
+from zmqmq.client.machines.due_times import DueTimes
+from zmqmq.client.machines.effects import MS
 from zmqmq.client.machines.fitting import Length, append_columns, fitting, record_bytes
 from zmqmq.client.machines.partitioning import Partitioning
 from zmqmq.client.options import ProducerOptions
@@ -64,8 +65,6 @@ class Accumulator:
         """Queues to look at when sending."""
         self.has_news = False
         """Whether the I/O thread has to look: a batch was opened or became full."""
-        self._linger = options.linger_ms * MS
-        self._timeout = options.delivery_timeout_ms * MS
         self._slack_ms = max(options.linger_ms, TIMESTAMP_SLACK_MS)
         self._value_bytes_max = (
             BATCH_BYTES_MAX if options.codec is Codec.NONE else BATCH_INFLATED_BYTES_MAX
@@ -74,8 +73,7 @@ class Accumulator:
         self.partitioning = Partitioning(options.partitioner)
         self._is_sticky = self.partitioning.is_sticky
         self._start = start
-        self._lingering: deque[Batch] = deque()
-        self._deadlines: deque[Batch] = deque()
+        self._due = DueTimes(options.linger_ms * MS, options.delivery_timeout_ms * MS)
 
     # Appending
 
@@ -273,9 +271,7 @@ class Accumulator:
 
     def collect(self, now: int) -> None:
         """Mark the open batches whose linger is over as due."""
-        lingering = self._lingering
-        while lingering and lingering[0].due_at <= now:
-            batch = lingering.popleft()
+        for batch in self._due.lingered(now):
             if batch.queue.open is batch:
                 batch.queue.is_due = True
                 self.sendable[batch.queue] = None
@@ -322,16 +318,7 @@ class Accumulator:
 
     def overdue(self, now: int) -> list[Batch]:
         """The batches without an outcome whose delivery time-out is over."""
-        deadlines = self._deadlines
-        late: list[Batch] = []
-        while deadlines and (deadlines[0].outcome is not None or deadlines[0].deadline <= now):
-            batch = deadlines.popleft()
-            if batch.outcome is None:
-                late.append(batch)
-        if len(deadlines) > 1_024 and len(deadlines) > 4 * len(self.unsettled):
-            # One batch that gets no answer must not hold on to all that came after it.
-            self._deadlines = deque(b for b in deadlines if b.outcome is None)
-        return late
+        return self._due.overdue(now, len(self.unsettled))
 
     def remove(self, batch: Batch) -> None:
         """Take a batch that was given up on out of wherever it waits."""
@@ -349,15 +336,7 @@ class Accumulator:
 
     def next_wake(self) -> int:
         """When a linger or a delivery time-out ends next."""
-        lingering, deadlines = self._lingering, self._deadlines
-        while lingering and lingering[0].queue.open is not lingering[0]:
-            lingering.popleft()
-        while deadlines and deadlines[0].outcome is not None:
-            deadlines.popleft()
-        return min(
-            lingering[0].due_at if lingering else NEVER,
-            deadlines[0].deadline if deadlines else NEVER,
-        )
+        return self._due.next()
 
     def check(self) -> None:
         """Assert what holds between calls."""
@@ -416,12 +395,9 @@ class Accumulator:
             return None
         self.free -= grant
         batch = Batch(queue, grant, now_ms)
-        batch.due_at = now + self._linger
-        batch.deadline = now + self._timeout
         queue.open = batch
         self.unsettled[batch] = None
-        self._lingering.append(batch)
-        self._deadlines.append(batch)
+        self._due.add(now, batch)
         self.has_news = True
         return batch
 
@@ -457,13 +433,12 @@ class Accumulator:
         batch = Batch(
             PartitionQueue(topic, -1), size, now_ms if timestamp_ms is None else timestamp_ms
         )
-        batch.deadline = now + self._timeout
         batch.room = 0
         append_columns(batch, 0, key, headers, tag)
         batch.values.append(value)
         topic.unrouted.append((batch, partition))
         self.unsettled[batch] = None
-        self._deadlines.append(batch)
+        self._due.add(now, batch)
         self.has_news = True
         return batch, 0
 

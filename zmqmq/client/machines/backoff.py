@@ -7,10 +7,13 @@ from zmqmq.client.machines.effects import MS, SECOND, Chance
 DELAY_MAX = 10 * SECOND
 
 
-def backoff_delay(first: int, longest: int, failures: int, jitter: float) -> int:
-    """Nanoseconds to wait after so many failures in a row, the last one included."""
+def backoff_delay(first: int, longest: int, failures: int, jitter: int) -> int:
+    """Nanoseconds to wait after so many failures in a row, the last one included.
+
+    `jitter`, 0 to 999 thousandths, takes up to a half away.
+    """
     full = min(first << min(max(failures - 1, 0), 30), longest)
-    return full - int(jitter * full) // 2
+    return full - full * jitter // 2_000
 
 
 class Backoff:

@@ -29,8 +29,10 @@ from zmqmq.errors import (
     error_from_wire,
     refusal,
 )
-from zmqmq.wire.apis import ENTRIES_MAX, Api
+from zmqmq.wire.apis import Api
 
+PARTITIONS_AT_ONCE: Final = 1_000
+"""Partitions in one request: what surely fits a header of 64 KiB."""
 WAITING_MAX: Final = 256
 """Commits of one consumer that may wait for their turn."""
 
@@ -39,7 +41,8 @@ Offsets = Mapping[tuple[str, int], int]
 
 
 class _Commit(NamedTuple):
-    offsets: Offsets
+    parts: deque[Offsets]
+    """What is not committed yet, in pieces that fit one request each."""
     deadline: int
     promise: Promise | None
 
@@ -73,15 +76,17 @@ class Commits:
 
     def commit(self, now: int, offsets: Offsets, deadline: int, promise: Promise | None) -> None:
         """Commit these; a promise hears of the end."""
-        if len(self._waiting) >= WAITING_MAX or len(offsets) > ENTRIES_MAX:
-            detail = (
-                f"{len(self._waiting)} commits wait already and this one has {len(offsets)} "
-                f"partitions; the most are {WAITING_MAX} and {ENTRIES_MAX}"
-            )
+        if len(self._waiting) >= WAITING_MAX:
+            detail = f"{WAITING_MAX} commits of group {self._group!r} wait already"
             if promise is not None:
                 self._effects.append(Rejected(promise, refusal(Code.THROTTLED, detail)))
             return
-        self._waiting.append(_Commit(offsets, deadline, promise))
+        entries = list(offsets.items())
+        parts = [
+            dict(entries[at : at + PARTITIONS_AT_ONCE])
+            for at in range(0, max(len(entries), 1), PARTITIONS_AT_ONCE)
+        ]
+        self._waiting.append(_Commit(deque(parts), deadline, promise))
         self.pump(now)
 
     def pump(self, now: int) -> None:
@@ -89,7 +94,7 @@ class Commits:
         while self._waiting and not self._is_asking and now >= self._not_before:
             commit = self._waiting[0]
             entries = []
-            for (name, partition), offset in commit.offsets.items():
+            for (name, partition), offset in commit.parts[0].items():
                 topic = self._routing.want(now, name)
                 if topic is not None:
                     epoch = self._routing.epoch(name, partition)
@@ -121,11 +126,12 @@ class Commits:
     def _take_answer(self, now: int, answer: Reply | Failure) -> None:
         self._is_asking = False
         commit = self._waiting[0]
-        error = _error_in(answer, len(commit.offsets))
+        error = _error_in(answer, len(commit.parts[0]))
         if error is None:
-            self.committed.update(commit.offsets)
+            self.committed.update(commit.parts.popleft())
             self._backoff.reset()
-            self._end(None)
+            if not commit.parts:
+                self._end(None)
         elif isinstance(error, WireError) and error.retriable and now < commit.deadline:
             # Committing the same offsets once more does no harm.
             self._not_before = now + self._backoff.next_delay()

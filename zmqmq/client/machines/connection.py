@@ -29,6 +29,7 @@ from zmqmq.client.machines.effects import (
     Effect,
     Failure,
     Link,
+    News,
     Observed,
     OnAnswer,
     OpenSocket,
@@ -45,19 +46,28 @@ from zmqmq.errors import (
     error_from_wire,
     refusal,
 )
-from zmqmq.model.limits import BATCH_BYTES_MAX, FRAMES_MAX, REQUEST_BYTES_MAX
+from zmqmq.model.limits import (
+    BATCH_BYTES_MAX,
+    BATCHES_IN_FLIGHT_MAX,
+    FRAMES_MAX,
+    REQUEST_BYTES_MAX,
+)
 from zmqmq.wire.apis import ERROR, REPLIES, Api
 from zmqmq.wire.frame import VERSION, Fields, decode_reply_header, encode_header
 from zmqmq.wire.schema import reader
 
 CALLS_MAX: Final = 4_096
 """Calls of one connection that may wait for an answer, sent or not."""
+REQUESTS_IN_FLIGHT_MAX: Final = 64
+"""Requests that were sent and are not answered: as many as the socket's queue takes."""
 GREETING_TIMEOUT: Final = 3 * SECOND
 SILENT_TIMEOUTS_MAX: Final = 2
 """Time-outs in a row with nothing heard in between, after which a socket counts as dead."""
 
 _read_hello = reader(REPLIES[Api.HELLO])
 _CARRIES_RX = frozenset({Api.FETCH, Api.PING})
+_SPEAKS_FOR_ITSELF = frozenset({Api.PRODUCE, Api.PING})
+"""Whose caller says itself whether there is news in the answer."""
 _SESSION_ENDED = frozenset({Code.NEED_HELLO, Code.SESSION_FENCED})
 
 
@@ -86,7 +96,8 @@ class Limits:
     request_bytes: int = REQUEST_BYTES_MAX
     frames: int = FRAMES_MAX
     batch_bytes: int = BATCH_BYTES_MAX
-    in_flight: int = 64
+    batches_in_flight: int = BATCHES_IN_FLIGHT_MAX
+    """Of one producer on one partition."""
 
 
 class Call:
@@ -113,7 +124,12 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, identity: Identity, chance: Chance, effects: list[Effect]
+        self,
+        address: str,
+        identity: Identity,
+        chance: Chance,
+        effects: list[Effect],
+        news: News,
     ) -> None:
         self.address = address
         self.phase = Phase.IDLE
@@ -130,6 +146,7 @@ class Connection:
         self._identity = identity
         self._chance = chance
         self._effects = effects
+        self._news = news
         self._backoff = Backoff(chance)
         self._calls: dict[int, Call] = {}
         self._queue: deque[int] = deque()
@@ -158,7 +175,7 @@ class Connection:
         """How many more requests the broker takes now; 0 unless ready."""
         if self.phase is not Phase.READY or self._is_congested:
             return 0
-        return self.limits.in_flight - self._sent_count - len(self._queue)
+        return REQUESTS_IN_FLIGHT_MAX - self._sent_count - len(self._queue)
 
     def broker_time_ms(self, now: int) -> int:
         """The broker's clock at `now`, as far as HELLO and PING have told it."""
@@ -232,6 +249,7 @@ class Connection:
         self._silent_timeouts = 0
         if self.phase is Phase.GREETING:
             if api == Api.HELLO:
+                self._news.is_fresh = True
                 self._take_hello(now, fields)
             return
         body = frames[1:]
@@ -242,6 +260,8 @@ class Connection:
             return  # it timed out, and its caller has heard so
         if call.is_sent:
             self._sent_count -= 1
+        if call.api not in _SPEAKS_FOR_ITSELF:
+            self._news.is_fresh = True
         if ERROR in fields:
             self._refused(now, call, fields[ERROR])
         else:
@@ -274,6 +294,7 @@ class Connection:
         """Give the socket up. Calls that were sent fail; the others wait for the next socket."""
         if self.phase is Phase.IDLE:
             return
+        self._news.is_fresh = True
         if self.phase is Phase.READY:
             detail = f"{self.address}: {reason}"
             self._effects.append(Observed("disconnected", detail, is_warning=self._is_warning))
@@ -290,8 +311,10 @@ class Connection:
             call.on_answer(now, Failure(DisconnectedError(detail), is_sent=True))
 
     def close(self, now: int, reason: str) -> None:
-        """End for good: every call fails."""
+        """End for good: every call fails, and the broker is told that nobody comes back."""
         self.is_wanted = self._is_warning = False
+        if self.phase is Phase.READY:
+            self.send_unanswered(Api.PING, {"close": True}, ())
         self.drop(now, reason)
         calls, self._calls = list(self._calls.values()), {}
         self._queue.clear()
@@ -366,7 +389,7 @@ class Connection:
             self._queue
             and self.phase is Phase.READY
             and not self._is_congested
-            and self._sent_count < self.limits.in_flight
+            and self._sent_count < REQUESTS_IN_FLIGHT_MAX
         ):
             correlation = self._queue.popleft()
             call = self._calls.get(correlation)
@@ -415,5 +438,5 @@ def _limits(told: Fields) -> Limits:
         request_bytes=narrower("request_bytes", ours.request_bytes),
         frames=narrower("frames", ours.frames),
         batch_bytes=narrower("batch_bytes", ours.batch_bytes),
-        in_flight=narrower("in_flight", ours.in_flight),
+        batches_in_flight=narrower("in_flight", ours.batches_in_flight),
     )

@@ -19,6 +19,7 @@ from zmqmq.client.machines.effects import (
     Chance,
     Effect,
     Link,
+    News,
     Promise,
     Rejected,
     Resolved,
@@ -39,10 +40,12 @@ class Core:
         self, servers: Sequence[str], client: str, request_timeout_ms: int, chance: Chance
     ) -> None:
         self.effects: list[Effect] = []
+        self.news = News()
+        """Looked at by the driver after each message: is a `pump` called for?"""
         self.request_timeout = request_timeout_ms * MS
         self._chance = chance
-        self.network = Network(servers, Identity(client), chance, self.effects)
-        self.routing = Routing(self.network, chance, self.request_timeout)
+        self.network = Network(servers, Identity(client), chance, self.effects, self.news)
+        self.routing = Routing(self.network, chance, self.request_timeout, self.news)
         self.lookup = Lookup(self.network, self.routing, chance)
         self.admin = Admin(self.network, chance, self.effects)
         self._producers: dict[Producer, None] = {}
@@ -96,6 +99,7 @@ class Core:
             self.routing,
             self._chance,
             self.effects,
+            self.news,
         )
         self._producers[producer] = None
         return producer
@@ -141,6 +145,7 @@ class Core:
 
     def pump(self, now: int) -> None:
         """Let every machine do what it can do now."""
+        self.news.is_fresh = False
         self.network.handle_time(now)
         if self._connecting:
             self._end_connecting(now)
@@ -156,6 +161,11 @@ class Core:
                 consumer.pump(now)
         self.admin.pump(now)
         self.routing.handle_time(now)
+
+    def pump_producer(self, now: int, producer: Producer) -> int:
+        """Let one producer send what has become due; when to come back for it, as `next_wake`."""
+        producer.pump(now)
+        return min(producer.next_wake(), self.network.next_wake())
 
     def next_wake(self) -> int:
         """The time by which `pump` has to be called again."""

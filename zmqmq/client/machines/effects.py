@@ -30,8 +30,8 @@ Body = bytes | memoryview
 class Chance(Protocol):
     """Randomness, lent by the driver: the machines have none of their own."""
 
-    def jitter(self) -> float:
-        """A number from 0 up to 1."""
+    def jitter(self) -> int:
+        """A number from 0 to 999: thousandths."""
         ...
 
     def session_id(self) -> bytes:
@@ -112,6 +112,19 @@ class Observed(NamedTuple):
     """A short stable name."""
     detail: str
     is_warning: bool = False
+
+
+class News:
+    """Whether something has happened that other machines have to look at.
+
+    Most messages are the answer to a PRODUCE that leaves nothing to be done: then no machine is
+    asked whether it has anything to do, which would cost more than the answer did.
+    """
+
+    __slots__ = ("is_fresh",)
+
+    def __init__(self) -> None:
+        self.is_fresh = True
 
 
 Effect = (

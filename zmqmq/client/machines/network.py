@@ -19,6 +19,7 @@ from zmqmq.client.machines.effects import (
     Effect,
     Failure,
     Link,
+    News,
     OnAnswer,
 )
 from zmqmq.errors import Code, DisconnectedError, refusal
@@ -46,7 +47,12 @@ class Network:
     """
 
     def __init__(
-        self, servers: Sequence[str], identity: Identity, chance: Chance, effects: list[Effect]
+        self,
+        servers: Sequence[str],
+        identity: Identity,
+        chance: Chance,
+        effects: list[Effect],
+        news: News,
     ) -> None:
         assert servers
         self.connections: dict[str, Connection] = {}
@@ -57,6 +63,7 @@ class Network:
         self._identity = identity
         self._chance = chance
         self._effects = effects
+        self._news = news
         self._by_socket: dict[int, Connection] = {}
         self._sockets = 0
         self._home: Connection | None = None
@@ -79,7 +86,9 @@ class Network:
                 return connection
         address = self.addresses.get(broker)
         if address is not None:
-            self._connection(address).is_wanted = True
+            connection = self._connection(address)
+            if not connection.is_wanted:
+                connection.is_wanted = self._news.is_fresh = True
         return None
 
     def request_any(
@@ -93,6 +102,7 @@ class Network:
             detail = f"{len(self._waiting)} requests wait for a broker; {self.failures()}"
             on_answer(now, Failure(refusal(Code.THROTTLED, detail), is_sent=False))
         else:
+            self._news.is_fresh = True
             self._waiting.append(Waiting(api, fields, deadline, on_answer))
             self._next_waiting_deadline = min(self._next_waiting_deadline, deadline)
 
@@ -182,7 +192,9 @@ class Network:
     def _connection(self, address: str) -> Connection:
         connection = self.connections.get(address)
         if connection is None:
-            connection = Connection(address, self._identity, self._chance, self._effects)
+            connection = Connection(
+                address, self._identity, self._chance, self._effects, self._news
+            )
             self.connections[address] = connection
         return connection
 

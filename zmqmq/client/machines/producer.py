@@ -25,6 +25,7 @@ from zmqmq.client.machines.effects import (
     Chance,
     Effect,
     Failure,
+    News,
     Observed,
     Promise,
     Reply,
@@ -81,6 +82,7 @@ class Producer:
         routing: Routing,
         chance: Chance,
         effects: list[Effect],
+        news: News,
     ) -> None:
         self.accumulator = accumulator
         self.is_closed = False
@@ -89,6 +91,7 @@ class Producer:
         self._network = network
         self._routing = routing
         self._effects = effects
+        self._news = news
         self._acks = options.wire_acks
         self._in_flight = options.in_flight
         self._timeout = request_timeout
@@ -188,7 +191,8 @@ class Producer:
         for batch in self._sequences.to_send_again(queue):
             if not request.add(batch):
                 return False
-        while len(queue.in_flight) < self._in_flight and not queue.is_bumping:
+        limit = min(self._in_flight, request.connection.limits.batches_in_flight)
+        while len(queue.in_flight) < limit and not queue.is_bumping:
             if request.is_full:
                 return False
             with self._guard:
@@ -212,6 +216,7 @@ class Producer:
             return False
         limit = connection.limits.batch_bytes
         if len(data) > limit:
+            self._sequences.take_back(batch)
             self._end(
                 batch,
                 refusal(
@@ -289,6 +294,8 @@ class Producer:
                     self._sequences.maybe_bump(queue)
             if queue.has_work or queue.has_unsent:
                 self.accumulator.sendable[queue] = None
+        if self.accumulator.sendable:
+            self._news.is_fresh = True
         self._flush_settled()
 
     def _failed(
@@ -313,6 +320,11 @@ class Producer:
                 self._end(batch, error)
         elif code is Code.DUPLICATE_SEQUENCE:
             self._end(batch, Stored(-1, -1))
+        elif code is Code.UNKNOWN_PRODUCER and batch.unknowns and self._sequences.is_idempotent:
+            # An earlier sending may have been appended, and who did it forgotten since: nobody
+            # can tell any more, and sent under a new number it might be stored twice.
+            self._end(batch, _given_up(batch, "the broker no longer knows this producer"))
+            self._sequences.note_hole(queue)
         elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
             # Had it been appended, it would have been recognised: so it was not.
             batch.unknowns = 0
@@ -326,7 +338,9 @@ class Producer:
                 self._routing.refresh(now)
             again[queue] = max(again.get(queue, 0), _pause(error))
         else:
-            self._end(batch, error)
+            # No to this sending; perhaps to an earlier one that was never answered.
+            doubt = batch.unknowns and _given_up(batch, "it was refused when sent again")
+            self._end(batch, doubt or error)
             self._sequences.note_hole(queue)
 
     def _give_up(self, late: list[Batch]) -> None:

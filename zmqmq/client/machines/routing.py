@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
-from zmqmq.client.machines.effects import MS, NEVER, SECOND, Chance, Failure, Reply
+from zmqmq.client.machines.effects import MS, NEVER, SECOND, Chance, Failure, News, Reply
 from zmqmq.client.machines.network import Network
 from zmqmq.errors import Code, ProtocolError, WireError, error_from_wire
 from zmqmq.wire.apis import ENTRIES_MAX, Api
 
 REFRESH_EVERY: Final = 60 * SECOND
+NAMES_BYTES_MAX: Final = 32_768
+"""Longer lists of names ask for all topics: the header of a request has 64 KiB."""
 UNKNOWN_ANSWERS_MAX: Final = 3
 """So many times in a row a topic must be unknown before it counts as unknown: a topic that was
 made a moment ago may not have reached the broker that was asked."""
@@ -35,19 +37,20 @@ class Topic(NamedTuple):
 class Routing:
     """The image of the cluster that a client works with."""
 
-    def __init__(self, network: Network, chance: Chance, request_timeout: int) -> None:
+    def __init__(self, network: Network, chance: Chance, request_timeout: int, news: News) -> None:
         self.topics: dict[str, Topic] = {}
         self.unknown: dict[str, WireError] = {}
         """Topics that are wanted and that the broker has refused to describe for good."""
         self.version = 0
         """Grows with every answer."""
         self._network = network
+        self._news = news
         self._timeout = request_timeout
         self._backoff = Backoff(chance, longest=1_000 * MS)
         self._wanted: dict[str, int] = {}
         """Topics that somebody uses, and how often in a row they were unknown."""
         self._is_asking = False
-        self._asked: set[str] = set()
+        self._asked: dict[str, None] = {}
         self._ask_at = NEVER
 
     def want(self, now: int, name: str) -> Topic | None:
@@ -57,6 +60,7 @@ class Routing:
         if topic is None and name not in self._wanted:
             self._wanted[name] = 0
             self._ask_at = min(self._ask_at, now)
+            self._news.is_fresh = True
         return topic
 
     def ask_again(self, now: int, name: str) -> None:
@@ -75,6 +79,7 @@ class Routing:
         """Somebody was told that the image is out of date: ask again, soon."""
         if not self._is_asking and self._ask_at > now + SECOND:
             self._ask_at = now + self._backoff.next_delay()
+            self._news.is_fresh = True
 
     def leader(self, name: str, partition: int) -> int | None:
         """The leader's broker id; None when there is none or it is not known."""
@@ -93,10 +98,11 @@ class Routing:
         if self._is_asking or now < self._ask_at or not self._wanted:
             return
         self._is_asking = True
-        self._asked = set(self._wanted)
+        self._asked = dict.fromkeys(self._wanted)
         self._ask_at = NEVER
         names = list(self._wanted)
-        fields = {"topics": names if len(names) <= ENTRIES_MAX else None}
+        is_short = len(names) <= ENTRIES_MAX and sum(map(len, names)) <= NAMES_BYTES_MAX
+        fields = {"topics": names if is_short else None}
         self._network.request_any(now, Api.METADATA, fields, now + self._timeout, self._take_answer)
 
     def next_wake(self) -> int:
@@ -118,7 +124,7 @@ class Routing:
         else:
             self._backoff.reset()
             self._ask_at = now + REFRESH_EVERY
-        if not self._asked.issuperset(self._wanted):
+        if any(name not in self._asked for name in self._wanted):
             self._ask_at = now  # wanted since the question went out
 
     def _read(self, fields: dict[str, Any]) -> bool:

@@ -62,6 +62,11 @@ class Sequences:
             queue.next_sequence = (sequence + len(batch.values)) & SEQUENCE_MAX
         return data
 
+    def take_back(self, batch: Batch) -> None:
+        """The batch that was numbered last is not sent after all: the next one gets its number."""
+        if self.is_idempotent:
+            batch.queue.next_sequence = batch.base_sequence
+
     def to_send_again(self, queue: PartitionQueue) -> list[Batch]:
         """The numbered batches that no request carries, in order.
 
