@@ -18,10 +18,12 @@ from tests.support.log_driver import (
     table_of,
 )
 from tests.support.sim_disk import SimDisk
+from zmqmq.batch.encode import encode_batch
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import CHECKPOINTS_FILE, read_checkpoints
 from zmqmq.core.storage.log import Damage
 from zmqmq.core.storage.reading import find_time
+from zmqmq.core.storage.retention import retained_start
 from zmqmq.core.storage.segment import INDEX_SUFFIX, STATE_SUFFIX
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError
 from zmqmq.model.topics import TopicConfig
@@ -224,6 +226,109 @@ def test_a_sidecar_that_cannot_be_written_leaves_the_new_segment_in_place() -> N
     for segment in driver.log.segments[:-1]:
         segment.let_go()
     check(driver.log, driver.story.marks[-1])
+
+
+def deleted() -> LogDriver:
+    """Two segments, one with a value and one with the old tombstone of its key, that will shrink,
+    and not be joined."""
+    driver = started(config=COMPACTED)
+    for key, value in ((b"a", b"1"), (b"a", None)):
+        stays = (b"stays%r" % value, bytes(450))
+        for name, content in ((key, value), stays, (b"x", bytes(100)), (b"x", b"2")):
+            driver.append(encode_batch(KEY.seed, [content], keys=[name], timestamp_ms=1))
+        driver.roll()
+    driver.flush()
+    driver.checkpoint()
+    return driver
+
+
+def check_every_power_cut(driver: LogDriver) -> None:
+    known = driver.story.marks[-1]
+    for state in sim(driver).crash_states(rng=Random(1), limit=64):
+        check(LogDriver(state, config=driver.config, before=known).log, known)
+
+
+def test_a_power_cut_does_not_bring_a_deleted_key_back() -> None:
+    """One rename took the value, and another the tombstone, which was all that remained."""
+    driver = deleted()
+    assert driver.compact()
+    assert [segment.record_count for segment in driver.log.segments] == [2, 3, 0]
+    check_every_power_cut(driver)
+
+    driver._compacted_end = 0
+    assert driver.compact()
+    assert [segment.record_count for segment in driver.log.segments] == [2, 2, 0]
+    check_every_power_cut(driver)
+
+
+def test_a_tombstone_stays_until_dropped_segments_cannot_come_back() -> None:
+    """What drop-oldest took is back when the power is cut before the next checkpoint."""
+    driver = deleted()
+    driver.retain(1)
+    assert driver.compact()
+    assert driver.log.segments[0].record_count == 3
+    check_every_power_cut(driver)
+
+    driver.unlink()
+    driver._compacted_end = 0
+    assert driver.compact()
+    assert driver.log.segments[0].record_count == 2
+    check_every_power_cut(driver)
+
+
+def test_what_lay_behind_a_torn_tail_does_not_come_back() -> None:
+    """A whole batch behind the torn one fits behind whatever has its size, offsets and all."""
+    driver = started()
+    driver.send(1)
+    driver.flush()
+    driver.checkpoint()
+    torn = driver.log.segments[-1].size
+    first = encode_batch(KEY.seed, [b"torn"], timestamp_ms=1)
+    again = encode_batch(KEY.seed, [b"anew"], timestamp_ms=1)
+    assert len(first) == len(again)
+    driver.append(first)
+    driver.append(encode_batch(KEY.seed, [b"must not come back"], timestamp_ms=1))
+    driver.log.write_out()
+    disk = sim(driver).kill_state()
+    disk.flip(driver.log.segments[-1].path, torn + len(first) - 1)
+
+    second = LogDriver(disk, before=driver.story.marks[-1], rng=Random(1))
+    second.serve()
+    assert second.log.end_offset == 1
+    second.append(again)
+    second.flush()
+
+    known = second.story.marks[-1]
+    check(LogDriver(sim(second).kill_state(), before=known).log, known)
+
+
+def test_retention_waits_for_the_state_as_well_as_for_the_data() -> None:
+    """The log rolled during a flush: all that the old segment has is flushed, and what it says of
+    producers will only be with the next flush."""
+    driver = started(config=TopicConfig(segment_bytes=1200, retention_ms=0, retention_bytes=1))
+    log = driver.log
+
+    def retain() -> None:
+        start = retained_start(log, driver.now_ms, driver.partition.high_watermark)
+        driver.promised_start = start
+        driver.mark()
+        log.drop_before(start)
+        driver.unlink()
+
+    driver.send(3, producer=7)
+    driver.begin_flush()
+    driver.roll()
+    driver.send(1)
+    driver.finish_flush()
+    retain()
+    assert log.flushed_end == 3
+    assert log.start_offset == 0
+    check_every_power_cut(driver)
+
+    driver.flush()
+    retain()
+    assert log.start_offset == 3
+    check_every_power_cut(driver)
 
 
 def test_a_power_cut_of_a_topic_in_memory_is_no_damage() -> None:

@@ -671,6 +671,22 @@ class TestProcesses:
         assert "10 records not acknowledged" in done.stderr
         assert sum(mq.offsets(topic).values()) == 10
 
+    def test_a_loop_that_ends_with_records_unsent_is_told(self, broker: Broker, topic: str) -> None:
+        done = run_script(
+            f"""
+            import asyncio, sys, zmqmq.aio
+            async def main():
+                global mq, producer
+                mq = await zmqmq.aio.connect(sys.argv[1])
+                producer = await mq.producer({topic!r}, linger_ms=60_000)
+                producer.send(b"v")
+            asyncio.run(main())
+            """,
+            broker.address,
+        )
+
+        assert "1 records not acknowledged" in done.stderr
+
     def test_a_forked_child_cannot_use_its_parents_client(self, broker: Broker, topic: str) -> None:
         done = run_script(
             f"""

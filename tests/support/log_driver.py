@@ -387,9 +387,11 @@ def check(log: Log, known: Mark) -> None:
 
 
 def check_compacted(data: bytes, log: Log, history: History) -> None:
-    """Only what a newer record of its key (or the age of a tombstone) makes needless is gone."""
+    """Only what a newer record of its key (or the age of a tombstone) makes needless is gone, and
+    no deleted key comes back."""
     sent = history.records(log.end_offset)
     newest = {key: offset for offset, (key, _) in sent.items()}
+    found: dict[bytes | None, int] = {}
     expected, seen, last = log.start_offset, set(), -1
     for batch in decode_batches(data, KEY.seed, "", 3):
         assert batch.base_offset == expected, "offsets leave a gap"
@@ -399,11 +401,16 @@ def check_compacted(data: bytes, log: Log, history: History) -> None:
             last = offset
             assert sent[offset] == (key, value), f"another record at {offset}"
             seen.add(offset)
+            found[key] = offset
     assert expected == log.end_offset
     for offset, (key, value) in sent.items():
         if offset in seen or offset < log.start_offset:
             continue
+        assert key is not None, f"{offset} is gone, and has no key"
         assert newest[key] > offset or value is None, f"{offset} is gone, and is the newest"
+    for key, offset in found.items():
+        is_newest = key is None or offset == newest[key]
+        assert is_newest or sent[offset][1] is None, f"{key!r} was deleted; its value is back"
 
 
 def walk(driver: LogDriver, rng: Random, steps: int, keys: int = 0) -> None:

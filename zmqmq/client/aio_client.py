@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -76,6 +78,7 @@ class Client:
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self.topics = Topics(aio, self._operations)
         """Creating, changing and describing topics."""
+        _open.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,6 +158,11 @@ class Client:
     def healthy(self) -> bool:
         """Whether some broker is connected now."""
         return self.state == "connected"
+
+    @property
+    def pending_records(self) -> int:
+        """Records of all producers that have no outcome yet."""
+        return sum(producer.pending_records for producer in list(self._producers))
 
     async def close(self) -> None:
         """Close consumers, flush and close producers, end every connection."""
@@ -251,3 +259,21 @@ class Topics:
     async def delete(self, name: str) -> None:
         """Delete a topic and every record in it."""
         await self._aio.run(self._operations.delete_topic(name))
+
+
+_open: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Say what was lost: without its loop nothing can be flushed any more."""
+    left = sum(client.pending_records for client in list(_open) if client.state != "closed")
+    if left:
+        warnings.warn(
+            f"zmqmq: the program ends with {left} records not acknowledged, and they are lost. "
+            "Close the client before its event loop ends, or use `async with`",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+
+
+atexit.register(_at_exit)

@@ -215,6 +215,11 @@ class Client:
         """Whether some broker is connected now."""
         return self.state == "connected"
 
+    @property
+    def pending_records(self) -> int:
+        """Records of all producers that have no outcome yet."""
+        return sum(producer.pending_records for producer in list(self._producers))
+
     def close(self) -> None:
         """Close consumers, flush and close producers, end the I/O thread."""
         _open.discard(self)
@@ -231,10 +236,6 @@ class Client:
     def _start(self, now: int, promise: Promise, part: Producer | Consumer) -> None:
         part.start(now)
         self._io.resolve(promise)
-
-    def pending_records(self) -> int:
-        """Records of all producers that have no outcome yet."""
-        return sum(producer.pending_records for producer in list(self._producers))
 
 
 class Topics:
@@ -324,7 +325,7 @@ _open: weakref.WeakSet[Client] = weakref.WeakSet()
 def _at_exit() -> None:
     """Flush what a program forgot, loudly: without a close nobody looked at the outcomes."""
     for client in list(_open):
-        left = client.pending_records() if client.state != "closed" else 0
+        left = client.pending_records if client.state != "closed" else 0
         if not left:
             continue
         warnings.warn(

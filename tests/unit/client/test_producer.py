@@ -216,6 +216,20 @@ def test_retries_back_off() -> None:
     assert waits == [100, 200, 400, 800, 1600, 2000]
 
 
+def test_requests_that_are_lost_together_are_one_failure() -> None:
+    """Or a broker that comes back at once would be left alone for seconds."""
+    producer = sending()
+    world = producer.world
+    for _ in range(16):
+        producer.send()
+    assert len(world.take_all(Api.PRODUCE)) == 16
+    world.lose()
+    world.advance(100)
+    world.greet()
+
+    assert len(world.take(Api.PRODUCE).body) == 16
+
+
 def test_a_refused_batch_fails_and_the_numbers_begin_anew() -> None:
     """The batches behind it cannot follow a number that never came."""
     producer = sending()
@@ -569,6 +583,25 @@ def _sent_all(producer: Sending) -> Sent:
 def _sent(producer: Sending, value: bytes = b"v", **other: int) -> Sent:
     producer.send(value, **other)
     return producer.world.take(Api.PRODUCE)
+
+
+def test_a_batch_in_doubt_waits_for_the_one_before_it_to_be_decided() -> None:
+    """A broker that got neither does not know the producer yet; the first one introduces it."""
+    producer = sending()
+    world = producer.world
+    first, second = producer.send(b"0"), producer.send(b"1")
+    world.take_all(Api.PRODUCE)
+    world.lose()
+    world.reconnect()
+    world.advance(300)
+    world.acknowledge(world.take(Api.PRODUCE), Code.THROTTLED, Code.UNKNOWN_PRODUCER)
+    world.advance(300)
+    again = world.take(Api.PRODUCE)
+
+    assert again.sequences == [(0, 0, 0), (0, 0, 1)]
+    world.acknowledge(again, 5, 6)
+    assert_stored(first, 5)
+    assert_stored(second, 6)
 
 
 @pytest.mark.parametrize("code", [Code.STORAGE_OFFLINE, Code.DENIED, Code.UNKNOWN_PRODUCER])

@@ -7,8 +7,10 @@ import pytest
 from tests.support.log_driver import KEY, OPTIONS, LogDriver, read_from
 from tests.support.sim_disk import SimDisk
 from zmqmq.batch.columns import Column
+from zmqmq.batch.compression import Codec
 from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.batch.encode import encode_batch
+from zmqmq.core.storage import compaction as module
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.errors import CorruptDataError
 from zmqmq.model.limits import BATCH_BYTES_MAX
@@ -16,34 +18,39 @@ from zmqmq.model.topics import TopicConfig
 
 TOMBSTONE_MS = 1_000
 Pair = tuple[bytes | None, bytes | None]
+Batches = list[list[Pair] | bytes] | list[list[Pair]]
 
 
-def compacted(
-    *segments: list[list[Pair]], later_ms: int = 0, segment_bytes: int = 4_096
-) -> LogDriver:
+def compacted(*segments: Batches, later_ms: int = 0, segment_bytes: int = 4_096) -> LogDriver:
     """A log whose closed segments have these batches of (key, value), after one pass."""
     driver = written(*segments, segment_bytes=segment_bytes)
     run(driver, later_ms)
     return driver
 
 
-def written(*segments: list[list[Pair]], segment_bytes: int = 4_096) -> LogDriver:
+def written(*segments: Batches, segment_bytes: int = 4_096) -> LogDriver:
+    """Not compacted yet. A batch that is given as bytes is taken as it is."""
     config = TopicConfig(cleanup="compact", tombstone_ms=TOMBSTONE_MS, segment_bytes=segment_bytes)
     driver = LogDriver(SimDisk(), config=config)
     driver.serve()
     for batches in segments:
         for pairs in batches:
-            data = encode_batch(
-                KEY.seed,
-                [value for _, value in pairs],
-                keys=[key for key, _ in pairs],
-                timestamp_ms=1,
-            )
-            driver.append(data)
+            driver.append(pairs if isinstance(pairs, bytes) else batch_of(pairs))
         driver.roll()
     driver.flush()
     driver.checkpoint()
     return driver
+
+
+def batch_of(pairs: list[Pair], codec: Codec = Codec.NONE) -> bytes:
+    values = [value for _, value in pairs]
+    keys = [key for key, _ in pairs]
+    return encode_batch(KEY.seed, values, keys=keys, timestamp_ms=1, codec=codec)
+
+
+def nonsense(*keys: bytes | None) -> bytes:
+    """A batch with the right checksums and values that are none: a broker takes it."""
+    return encode_batch(KEY.seed, [7] * len(keys), keys=[*keys], timestamp_ms=1)  # type: ignore[list-item]
 
 
 def run(driver: LogDriver, later_ms: int = 0) -> bool:
@@ -94,8 +101,118 @@ def test_a_tombstone_stays_until_slow_readers_had_their_time() -> None:
         [[(b"c", b"3")]],
     ]
 
-    assert records_of(compacted(*segments, later_ms=TOMBSTONE_MS - 10))[1] == (b"a", None)
-    assert list(records_of(compacted(*segments, later_ms=TOMBSTONE_MS + 10))) == [2, 3]
+    driver = compacted(*segments)
+    run(driver, TOMBSTONE_MS - 10)
+    assert records_of(driver)[1] == (b"a", None)
+    run(driver, TOMBSTONE_MS + 10)
+    assert list(records_of(driver)) == [2, 3]
+
+
+def test_a_tombstone_stays_while_a_value_that_it_deletes_does() -> None:
+    """In this pass, whose renames a power cut may keep one by one, and longer where the value is
+    the last record of its segment."""
+    segments: list[list[list[Pair]]] = [
+        [[(b"a", b"1")], [(b"x", bytes(3_000))], [(b"b", b"1")]],
+        [[(b"a", None)], [(b"b", None)], [(b"y", bytes(3_000))]],
+    ]
+    driver = compacted(*segments, later_ms=TOMBSTONE_MS + 10)
+    assert list(records_of(driver)) == [1, 2, 3, 4, 5]
+
+    run(driver, TOMBSTONE_MS + 10)
+    assert list(records_of(driver)) == [1, 2, 4, 5]
+
+
+def test_a_tombstone_goes_with_all_that_is_deleted_and_an_older_one() -> None:
+    driver = compacted(
+        [[(b"a", None)], [(b"a", None)], [(b"a", b"1"), (b"b", b"1")]], later_ms=TOMBSTONE_MS + 10
+    )
+
+    assert list(records_of(driver)) == [2, 3]
+
+
+def test_a_segment_that_does_not_decode_is_left_and_others_are_compacted() -> None:
+    driver = written(
+        [[(b"a", b"0")], [(b"b", b"1")], [(b"x", b"2")]],
+        [nonsense(b"b", b"b")],
+        [[(b"a", b"5")], [(b"a", b"6")], [(b"c", b"7")]],
+    )
+    before = read_from(driver.log, 3, 5)
+    assert run(driver)
+
+    assert [segment.base_offset for segment in driver.log.segments] == [0, 3, 5, 8]
+    assert read_from(driver.log, 3, 5) == before
+    left = read_from(driver.log, 0, 3) + read_from(driver.log, 5, 8)
+    batches = decode_batches(left, KEY.seed, "", 3)
+    assert [offset for batch in batches for offset in batch.offsets] == [1, 2, 6, 7]
+
+
+def test_a_tombstone_stays_behind_a_segment_that_does_not_decode() -> None:
+    """It may hold what the tombstone deletes."""
+    driver = compacted(
+        [nonsense(b"a", b"b")],
+        [[(b"a", None)], [(b"x", bytes(100))], [(b"x", b"4")]],
+        later_ms=TOMBSTONE_MS + 10,
+    )
+
+    batches = decode_batches(read_from(driver.log, 2, 5), KEY.seed, "", 3)
+    assert [offset for batch in batches for offset in batch.offsets] == [2, 4]
+
+
+@pytest.mark.parametrize(("length", "readings"), [(8, 100), (2_000, 100), (8, 3)])
+def test_more_keys_than_fit_in_memory(
+    length: int, readings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told apart in many readings, or in many passes."""
+    monkeypatch.setattr(module, "KEYS_BYTES_MAX", 12 * (length + module.KEY_OVERHEAD))
+    monkeypatch.setattr(module, "READINGS_MAX", readings)
+    keys = [b"%0*d" % (length, n) for n in range(40)]
+    twice: list[list[Pair]] = [[(key, b"%d" % n)] for n in (1, 2) for key in keys]
+    driver = written(twice, segment_bytes=1 << 20)
+
+    for passed in range(300):
+        run(driver)
+        if len(records_of(driver)) == 40 + passed:
+            break
+        driver.append(batch_of([(None, b"")]))
+        driver.roll()
+        driver.flush()
+        driver.checkpoint()
+
+    assert list(records_of(driver))[:40] == list(range(40, 80))
+    assert passed > 0 if readings == 3 else passed == 0
+
+
+def test_a_pass_has_no_more_records_than_it_has_bits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = written([[(b"a", b"1")], [(b"a", b"2")]], [[(b"a", b"3")], [(b"a", b"4")]])
+    monkeypatch.setattr(module, "RECORDS_MAX", 3)
+    plan = plan_compaction(driver.log, driver.now_ms, 4, 0)
+
+    assert plan is not None
+    assert plan.end == 2
+
+
+def test_nothing_is_left_beside_a_segment_that_does_not_shrink() -> None:
+    driver = compacted([[(b"a", b"1")], [(b"b", b"2")]])
+
+    assert not [name for name in driver.disk.list(KEY.folder) if name.endswith("compacting")]
+
+
+def test_a_batch_that_would_inflate_over_the_limit_is_halved() -> None:
+    """Offset deltas again: no reader takes a batch that inflates to more."""
+    count = 200_000
+    pairs: list[Pair] = [(None, bytes(37))] * (count - 1)
+    driver = written(
+        [
+            batch_of([(b"k", b"old"), *pairs], Codec.LZ4),
+            *[[(b"b", bytes(900_000))]] * 3,
+            [(b"k", b"new"), (b"b", b"new")],
+        ],
+        segment_bytes=1 << 22,
+    )
+    run(driver)
+
+    batches = batches_of(driver)
+    assert [len(batch) for batch in batches] == [99_999, 100_000, 2]
 
 
 def test_the_last_record_of_a_segment_stays_so_that_its_end_does() -> None:

@@ -32,6 +32,7 @@ from zmqmq.client.machines.effects import (
     Settled,
 )
 from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.request import Request
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.sequences import Sequences
 from zmqmq.client.options import ProducerOptions
@@ -45,15 +46,10 @@ from zmqmq.errors import (
     error_from_wire,
     refusal,
 )
-from zmqmq.model.limits import KIB
 from zmqmq.wire.apis import ACKS_NONE, WAIT_MS_MAX, Api
 
-HEADER_ROOM: Final = 8_192
-"""Bytes of a request that are kept for its header."""
 REQUESTS_KEPT_FREE: Final = 4
 """Of a connection's requests in flight, so many are left for fetches and commits."""
-REQUEST_BYTES_GOAL: Final = 512 * KIB
-"""A request that has this much goes out, so that the next one is made while the broker works."""
 ANSWER_SLACK: Final = 2_000 * MS
 """How much longer than `timeout_ms` to wait for the answer itself."""
 GAP_PAUSE: Final = 5 * MS
@@ -274,6 +270,7 @@ class Producer:
             outcomes = [answer.error] * len(batches)
         is_sent = isinstance(answer, Reply) or answer.is_sent
         again: dict[PartitionQueue, int] = {}
+        held = {batch.queue for batch in batches if batch.queue.not_before > now}
         for batch, outcome in zip(batches, outcomes, strict=True):
             batch.is_in_request = False
             if batch.outcome is not None:
@@ -284,10 +281,12 @@ class Producer:
                 continue
             self._failed(now, batch, _error_of(outcome), again, is_sent=is_sent)
         for queue, pause in again.items():
-            queue.retries += 1
-            jitter = self._chance.jitter()
-            delay = backoff_delay(self._retry_first, BACKOFF_MAX, queue.retries, jitter)
-            queue.not_before = now + max(delay, pause)
+            if queue not in held:  # requests that fail together are one failure
+                queue.retries += 1
+                jitter = self._chance.jitter()
+                delay = backoff_delay(self._retry_first, BACKOFF_MAX, queue.retries, jitter)
+                queue.not_before = now + delay
+            queue.not_before = max(queue.not_before, now + pause)
         for queue in {batch.queue: None for batch in batches}:
             if queue.is_bumping:
                 with self._guard:
@@ -321,10 +320,14 @@ class Producer:
         elif code is Code.DUPLICATE_SEQUENCE:
             self._end(batch, Stored(-1, -1))
         elif code is Code.UNKNOWN_PRODUCER and batch.unknowns and self._sequences.is_idempotent:
-            # An earlier sending may have been appended, and who did it forgotten since: nobody
-            # can tell any more, and sent under a new number it might be stored twice.
-            self._end(batch, _given_up(batch, "the broker no longer knows this producer"))
-            self._sequences.note_hole(queue)
+            if queue.in_flight[0] is batch:
+                # An earlier sending may have been appended, and who did it forgotten since: nobody
+                # can tell any more, and sent under a new number it might be stored twice.
+                self._end(batch, _given_up(batch, "the broker no longer knows this producer"))
+                self._sequences.note_hole(queue)
+            else:
+                # What comes before it has to be decided first, and may well be all it takes.
+                queue.not_before = max(queue.not_before, now + GAP_PAUSE)
         elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
             # Had it been appended, it would have been recognised: so it was not.
             batch.unknowns = 0
@@ -434,34 +437,6 @@ class Producer:
                 self._sequences.note_id(producer_id, epoch)
                 return
         self._id_at = now + self._id_backoff.next_delay()
-
-
-class Request:
-    """A PRODUCE request that is being put together."""
-
-    __slots__ = ("_bytes", "_bytes_max", "_frames_max", "batches", "connection")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.batches: list[Batch] = []
-        self._bytes = 0
-        self._bytes_max = connection.limits.request_bytes - HEADER_ROOM
-        self._frames_max = connection.limits.frames - 1
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has enough to go out."""
-        return len(self.batches) >= self._frames_max or self._bytes >= REQUEST_BYTES_GOAL
-
-    def add(self, batch: Batch) -> bool:
-        """Take the batch in; False if it does not fit any more."""
-        assert batch.data is not None
-        size = self._bytes + len(batch.data)
-        if self.batches and (size > self._bytes_max or len(self.batches) >= self._frames_max):
-            return False
-        self._bytes = size
-        self.batches.append(batch)
-        return True
 
 
 def _given_up(batch: Batch, why: str) -> ZmqmqError:

@@ -4,7 +4,12 @@ Only closed segments below the high watermark are touched. A pass has three step
 owner's thread, `run` in a worker, which reads the old files and writes new ones beside them, and
 `install` on the owner's thread, which puts them in place one rename at a time. After a crash
 between any two of these every segment is either old or new, and any mixture is right: a record
-is only left out when a newer one of its key stands further on.
+is only left out when a newer one of its key stands further on, which stays in this pass. So a
+tombstone goes in a pass that finds nothing older of its key, the older value having gone durably
+in one before; else the rename that takes the tombstone could outlive a power cut alone.
+
+A segment with a batch that does not decode is left as it is: nobody can say which keys it has, so
+none of its records counts as newer, and the tombstones behind it stay.
 
 Offsets stay without a gap: a batch of which nothing is left is covered by its neighbour, and the
 last record of a segment always stays. Records without a key stay too, since nothing replaces them.
@@ -14,7 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
+
+from crc32c import crc32c
 
 from zmqmq.batch.columns import Column
 from zmqmq.batch.decode import RecordBatch, decode_batches
@@ -25,10 +33,16 @@ from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.segment import Segment
 from zmqmq.errors import CorruptDataError
-from zmqmq.model.limits import BATCH_BYTES_MAX, MIB
+from zmqmq.model.limits import BATCH_BYTES_MAX, BATCH_INFLATED_BYTES_MAX, MIB
 
-KEYS_MAX: Final = 1_000_000
-"""Keys that one pass keeps in mind; it covers fewer segments when there are more."""
+KEYS_BYTES_MAX: Final = 128 * MIB
+"""Memory for the keys that one reading of the segments tells apart."""
+KEY_OVERHEAD: Final = 160
+"""What a key takes of it besides its own bytes."""
+READINGS_MAX: Final = 16
+"""So often a pass reads to tell keys apart; those that are left wait for a later one."""
+RECORDS_MAX: Final = 1 << 29
+"""A pass takes one bit of memory for each record, and covers fewer segments when there are more."""
 DIRTY_SHARE: Final = 2
 """A pass begins when at least one part in so many of the closed bytes is new since the last."""
 _CHUNK: Final = 4 * MIB
@@ -40,8 +54,6 @@ class Plan:
     """What one pass will do."""
 
     segments: tuple[Segment, ...]
-    dirty_from: int
-    """The first offset that no earlier pass has seen."""
     end: int
     """The offset behind the last segment."""
     tombstones_before_ms: int
@@ -56,18 +68,21 @@ def plan_compaction(log: Log, now_ms: int, high_watermark: int, compacted_end: i
     # and would miss the producers whose batches are gone.
     end = min(high_watermark, log.flushed_base, log.checkpointed)
     limit_ms = now_ms - log.config.compact_lag_ms
-    segments = []
+    segments, records = [], 0
     for segment in log.segments[:-1]:
-        if segment.end_offset > end or segment.last_append_ms > limit_ms:
+        records += segment.record_count
+        if segment.end_offset > end or segment.last_append_ms > limit_ms or records > RECORDS_MAX:
             break
         segments.append(segment)
     total = sum(segment.size for segment in segments)
     dirty = sum(segment.size for segment in segments if segment.end_offset > compacted_end)
     if not dirty or dirty * DIRTY_SHARE < total:
         return None
-    return Plan(
-        tuple(segments), compacted_end, segments[-1].end_offset, now_ms - log.config.tombstone_ms
-    )
+    # Dropped segments come back after a power cut until a checkpoint says that they are gone, and
+    # may hold what a tombstone deletes.
+    coming_back = any(segment.base_offset < log.start_offset for segment in log.doomed)
+    tombstones_before_ms = 0 if coming_back else now_ms - log.config.tombstone_ms
+    return Plan(tuple(segments), segments[-1].end_offset, tombstones_before_ms)
 
 
 class Compaction:
@@ -79,7 +94,10 @@ class Compaction:
         self._plan = plan
         self._options = options
         self._seed = key.seed
-        self._newest: dict[bytes, int] = {}
+        self._gone = bytearray()
+        """A bit for each record of the segments that decode, in their order."""
+        self._unknown_from = plan.end
+        """From here on older values may be in a segment that does not decode."""
 
     def run(self, segment_bytes: int) -> list[tuple[Segment, list[Segment]]]:
         """Write and flush new segments; each with the old ones that it is to replace.
@@ -87,26 +105,37 @@ class Compaction:
         Neighbours that have become small are joined. Raises StorageError and CorruptDataError,
         and nothing is in place then.
         """
-        self._learn()
+        readable = []
+        for segment in self._plan.segments:
+            if self._decodes(segment):
+                readable.append(segment)
+            else:
+                self._unknown_from = min(self._unknown_from, segment.base_offset)
+        self._learn(readable)
         results = []
         run: list[Segment] = []
         out: _Writer | None = None
-        for segment in self._plan.segments:
+        number = 0
+        for segment, following in zip(readable, [*readable[1:], None], strict=True):
             if out is None:
                 out = _Writer(self._scratch(segment), self._seed)
             run.append(segment)
-            self._rewrite(segment, out)
-            if out.segment.size >= segment_bytes // 2 or segment is self._plan.segments[-1]:
+            number = self._rewrite(segment, number, out)
+            is_last = following is None or following.base_offset != segment.end_offset
+            if is_last or out.segment.size >= segment_bytes // 2:
                 if out.segment.size < sum(old.size for old in run):
                     out.segment.file.sync()
                     results.append((out.segment, run))
+                else:
+                    self._disk.remove(out.segment.path + SCRATCH_SUFFIX)
                 run, out = [], None
         self._remove_sidecars(results)
         return results
 
     def _remove_sidecars(self, results: list[tuple[Segment, list[Segment]]]) -> None:
         """Durably, before any rename: joined segments may be as large as the first one was alone,
-        and its sidecar would fit them."""
+        and its sidecar would fit them. It makes the renames of the last pass durable, too, which
+        this one counts on."""
         for _, old in results:
             for segment in old:
                 self._disk.remove(segment.index_path)
@@ -124,12 +153,59 @@ class Compaction:
             log.replace_segments(new, old)
             new.save_index()
 
-    def _learn(self) -> None:
-        for segment in self._plan.segments:
+    def _decodes(self, segment: Segment) -> bool:
+        """Whether all its batches can be read, and so written again. Of those whose checksums
+        hold, what a producer sent may still be nonsense."""
+        for _, batch in self._batches(segment):
+            try:
+                _ = batch.offsets, batch.keys, batch.values
+                _ = batch.timestamps_ms, batch.tags, batch.headers
+            except CorruptDataError:
+                return False
+        return True
+
+    def _learn(self, segments: list[Segment]) -> None:
+        """Find out which records go, in as many readings as it takes to hold all keys."""
+        self._gone = bytearray(sum(segment.record_count for segment in segments) // 8 + 1)
+        # Each pass begins with other keys, should there be too many for all its readings.
+        left = [(crc32c(self._plan.end.to_bytes(8, "big")), 1)]
+        for _ in range(READINGS_MAX):
+            if left:
+                left += self._learn_part(segments, *left.pop())
+
+    def _learn_part(self, segments: list[Segment], part: int, of: int) -> list[tuple[int, int]]:
+        """Look at the keys whose hash is `part` modulo `of`; returns the parts that were put off.
+
+        When these are too many, half of them are put off, and the other half goes on.
+        """
+        put_off = []
+        newest: dict[bytes, int] = {}
+        room = KEYS_BYTES_MAX
+        numbers = count()
+        for segment in segments:
             for _, batch in self._batches(segment):
-                for key, offset in zip(batch.keys, batch.offsets, strict=True):
-                    if key is not None and (key in self._newest or len(self._newest) < KEYS_MAX):
-                        self._newest[key] = offset
+                may_end = (
+                    segment.base_offset < self._unknown_from
+                    and batch.header.append_time_ms < self._plan.tombstones_before_ms
+                )
+                for key, value, number in zip(batch.keys, batch.values, numbers, strict=False):
+                    if key is None or (hash(key) - part) % of:
+                        continue
+                    older = newest.get(key)
+                    if older is not None:
+                        self._drop(older)
+                    elif value is None and may_end:
+                        self._drop(number)
+                        continue
+                    else:
+                        room -= len(key) + KEY_OVERHEAD
+                    newest[key] = number
+                    while room < 0 and len(newest) > 1:
+                        of *= 2
+                        put_off.append((part + of // 2, of))
+                        newest = {k: n for k, n in newest.items() if not (hash(k) - part) % of}
+                        room = KEYS_BYTES_MAX - sum(len(k) + KEY_OVERHEAD for k in newest)
+        return put_off
 
     def _scratch(self, first: Segment) -> Segment:
         interval = self._options.index_interval_bytes
@@ -144,31 +220,28 @@ class Compaction:
             for batch in decode_batches(data, self._seed, "", self._key.partition):
                 yield data, batch
 
-    def _rewrite(self, segment: Segment, out: _Writer) -> None:
+    def _rewrite(self, segment: Segment, number: int, out: _Writer) -> int:
+        """Write what stays of a segment whose first record has this number; the next one's."""
         for data, batch in self._batches(segment):
-            offsets, keys, values = batch.offsets, batch.keys, batch.values
+            offsets = batch.offsets
             kept = [
                 at
                 for at, offset in enumerate(offsets)
-                if offset == segment.end_offset - 1
-                or self._stays(batch, keys[at], values[at], offset)
+                if offset == segment.end_offset - 1 or not self._is_gone(number + at)
             ]
             if not kept and batch.next_offset == segment.end_offset:
                 kept = [len(offsets) - 1]
             if kept:
                 out.add(data, batch, kept)
+            number += len(offsets)
         out.end(segment.end_offset)
+        return number
 
-    def _stays(
-        self, batch: RecordBatch, key: bytes | None, value: bytes | None, offset: int
-    ) -> bool:
-        newest = self._newest.get(key) if key is not None else None
-        if newest is None:
-            return True
-        if newest != offset:
-            return False
-        expired = batch.header.append_time_ms < self._plan.tombstones_before_ms
-        return not (value is None and expired)
+    def _drop(self, number: int) -> None:
+        self._gone[number >> 3] |= 1 << (number & 7)
+
+    def _is_gone(self, number: int) -> int:
+        return self._gone[number >> 3] & (1 << (number & 7))
 
 
 class _Writer:
@@ -206,7 +279,9 @@ class _Writer:
         They may not, since offset deltas take room that dropped records need not have freed.
         """
         body = _pick(batch, self._seed, base, end, kept)
-        if len(body) > BATCH_BYTES_MAX and len(kept) > 1:
+        inflated_size = unpack_header(body).inflated_size
+        is_large = len(body) > BATCH_BYTES_MAX or inflated_size > BATCH_INFLATED_BYTES_MAX
+        if is_large and len(kept) > 1:
             half = len(kept) // 2
             middle = batch.offsets[kept[half]]
             self._write_part(batch, base, middle, kept[:half])
