@@ -53,6 +53,8 @@ class Housekeeping:
         self._tasks: list[asyncio.Task[None]] = []
         self._compacted: dict[str, int] = {}
         self._writing = asyncio.Lock()
+        self._compaction: Compaction | None = None
+        """The last pass, which may be going on."""
         self._in_threads: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
@@ -69,6 +71,8 @@ class Housekeeping:
     async def stop(self) -> None:
         """End, and wait for what is being written."""
         self.abort()
+        if self._compaction is not None:
+            self._compaction.is_stopped = True
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -114,8 +118,14 @@ class Housekeeping:
         """Do something that waits for the disk; a stop waits for its end."""
         thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
         self._in_threads.add(thread)
-        thread.add_done_callback(self._in_threads.discard)
+        thread.add_done_callback(self._forget_thread)
         return await asyncio.shield(thread)
+
+    def _forget_thread(self, thread: asyncio.Future[Any]) -> None:
+        self._in_threads.discard(thread)
+        # Looked at, so that asyncio does not complain where nobody waits for it any more.
+        if not thread.cancelled():
+            thread.exception()
 
     async def _checkpoint(self) -> None:
         if any(
@@ -171,7 +181,7 @@ class Housekeeping:
         )
         if plan is None:
             return
-        compaction = Compaction(self._disk, log.key, plan, self._options)
+        compaction = self._compaction = Compaction(self._disk, log.key, plan, self._options)
         try:
             results = await self._in_thread(compaction.run, log.segment_bytes)
         except ZmqmqError as error:

@@ -32,7 +32,7 @@ from zmqmq.core.storage.disk import Disk, File
 from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.segment import Segment
-from zmqmq.errors import CorruptDataError
+from zmqmq.errors import CorruptDataError, StorageError
 from zmqmq.model.limits import BATCH_BYTES_MAX, BATCH_INFLATED_BYTES_MAX, MIB
 
 KEYS_BYTES_MAX: Final = 128 * MIB
@@ -98,6 +98,8 @@ class Compaction:
         """A bit for each record of the segments that decode, in their order."""
         self._unknown_from = plan.end
         """From here on older values may be in a segment that does not decode."""
+        self.is_stopped = False
+        """Set from another thread: `run` then ends at the next batch."""
 
     def run(self, segment_bytes: int) -> list[tuple[Segment, list[Segment]]]:
         """Write and flush new segments; each with the old ones that it is to replace.
@@ -217,6 +219,8 @@ class Compaction:
 
     def _batches(self, segment: Segment) -> Iterator[tuple[bytes, RecordBatch]]:
         for data in _whole_batches(segment.file, segment.size):
+            if self.is_stopped:
+                raise StorageError("stopped before its end; the next start does it again")
             for batch in decode_batches(data, self._seed, "", self._key.partition):
                 yield data, batch
 
