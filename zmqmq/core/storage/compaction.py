@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from typing import Final
 
@@ -191,7 +192,7 @@ class Compaction:
                     and batch.header.append_time_ms < self._plan.tombstones_before_ms
                 )
                 for key, value, number in zip(batch.keys, batch.values, numbers, strict=False):
-                    if key is None or (hash(key) - part) % of:
+                    if key is None or not _belongs(key, part, of):
                         continue
                     older = newest.get(key)
                     if older is not None:
@@ -205,7 +206,7 @@ class Compaction:
                     while room < 0 and len(newest) > 1:
                         of *= 2
                         put_off.append((part + of // 2, of))
-                        newest = {k: n for k, n in newest.items() if not (hash(k) - part) % of}
+                        newest = {k: n for k, n in newest.items() if _belongs(k, part, of)}
                         room = KEYS_BYTES_MAX - sum(len(k) + KEY_OVERHEAD for k in newest)
         return put_off
 
@@ -306,6 +307,18 @@ class _Writer:
         position = self.segment.size
         self.segment.file.write(position, [data])
         self.segment.note(position, end, len(data), batch.header.append_time_ms, record_count)
+
+
+def _belongs(key: bytes, part: int, of: int) -> bool:
+    """Whether a key is of this part of all keys.
+
+    By a cryptographic hash, so that nobody can make keys that no halving parts, and not by
+    hash(), which differs from run to run.
+    """
+    if of == 1:
+        return True
+    number = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+    return (number - part) % of == 0
 
 
 def _pick(batch: RecordBatch, seed: int, base: int, end: int, kept: list[int]) -> bytes:
