@@ -12,6 +12,7 @@ it again on that file (rule 3 of the port).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 from collections.abc import Sequence
@@ -29,6 +30,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _RWF_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 """Linux alone has it. 0 makes `read_cached` answer None each time."""
+
+
+_new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
+"""A bytearray whose bytes are not zeroed first: a read of 1 MiB is about to fill them."""
+_new_bytearray.restype = ctypes.py_object
+_new_bytearray.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 
 
 def storage_error(operation: str, path: str, error: OSError) -> StorageError:
@@ -122,7 +129,7 @@ class OSFile:
         """From the page cache alone, by RWF_NOWAIT."""
         if not self._nowait:
             return None
-        buffer = bytearray(size)
+        buffer: bytearray = _new_bytearray(None, size)
         try:
             got = os.preadv(self._descriptor, (buffer,), position, self._nowait)
         except BlockingIOError:
