@@ -1,4 +1,4 @@
-# ruff: noqa: E501, INP001, ERA001 - a table of boxes reads best a line each
+# ruff: noqa: INP001, ERA001 - a table of boxes reads best a line each
 """Draws docs/architecture.svg from the lists below: `python docs/picture.py`."""
 
 from __future__ import annotations
