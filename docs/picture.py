@@ -14,10 +14,10 @@ BOXES = {
         190,
         150,
         "Python client",
-        ["batches, sequences, retries", "one I/O thread", "sync and asyncio"],
+        ["batches, numbers, retries", "one I/O thread", "sync and asyncio"],
         "#e8f1fb",
     ),
-    "raw": (20, 210, 190, 70, "any language", ["ZeroMQ DEALER + msgpack"], "#e8f1fb"),
+    "raw": (20, 210, 190, 70, "any language", ["DEALER and msgpack"], "#e8f1fb"),
     "router": (
         310,
         40,
@@ -50,7 +50,7 @@ BOXES = {
         200,
         110,
         "log",
-        ["segments of whole batches", "one pwritev per burst", "group-committed fsync"],
+        ["whole batches, segments", "one pwritev per burst", "group-committed fsync"],
         "#e6f4e6",
     ),
     "meta": (
@@ -59,12 +59,12 @@ BOXES = {
         200,
         110,
         "metadata",
-        ["topics, leaders, ids", "SQLite; etcd for clusters"],
+        ["topics, leaders, ids", "SQLite"],
         "#e6f4e6",
     ),
 }
 ARROWS = [
-    ("client", "router", 90, "PRODUCE, FETCH"),
+    ("client", "router", 90, "PRODUCE FETCH"),
     ("raw", "router", 245, "the same"),
     ("router", "core", 150, ""),
     ("core", "log", 95, ""),
@@ -75,7 +75,7 @@ ARROWS = [
 def draw() -> str:
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 310" '
-        'font-family="system-ui, sans-serif" font-size="14">',
+        'font-family="system-ui, sans-serif" font-size="13">',
         '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto-start-reverse"><path d="M0 0 8 4 0 8z" fill="#555"/>'
         "</marker></defs>",
