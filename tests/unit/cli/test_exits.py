@@ -39,7 +39,7 @@ from zmqmq.errors import (
         (StorageError("x"), 1, "STORAGE"),
         (CorruptDataError("x"), 1, "CORRUPT_DATA"),
         (refusal(Code.DISK_FULL, "x"), 1, "DISK_FULL"),
-        (refusal(Code.INTERNAL, "x"), 1, "INTERNAL"),
+        (refusal(Code.INTERNAL, "x"), 7, "INTERNAL"),
         (FileNotFoundError(2, "No such file or directory", "f"), 3, "ENOENT"),
         (PermissionError(13, "Permission denied", "f"), 5, "EACCES"),
         (OSError(28, "No space left on device"), 1, "ENOSPC"),
