@@ -14,4 +14,5 @@ docs: .venv/ready ; $(BIN)/python tests/tidy/generate.py
 clean: ; rm -rf .venv dist build
 
 .venv/ready: pyproject.toml
-	$(PY) -m venv .venv && $(BIN)/pip install -q -U pip && $(BIN)/pip install -q -e ".[dev]" && touch $@
+	$(PY) -m venv .venv || { echo "Python came without venv: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+	$(BIN)/pip install -q -U pip && $(BIN)/pip install -q -e ".[dev]" && touch $@
