@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.command_line import CLI, FORMATS, parsed, start_broker, stop
 from zmqmq.demo import Seen
+from zmqmq.runtime.offline_reader import verify_directory
+from zmqmq.testing import Broker
 
 OFFLINE = CLI("127.0.0.1:1")
 
@@ -142,3 +144,10 @@ def test_the_demo_sees_what_is_wrong(lines: list[tuple[bytes, bytes]], said: lis
 
     assert len(found) == len(said)
     assert all(text in problem for text, problem in zip(said, found, strict=True))
+
+
+def test_logs_that_are_empty_are_not_called_torn(tmp_path: Path) -> None:
+    with Broker(tmp_path):
+        pass
+
+    assert {log.status for log in verify_directory(tmp_path).logs} == {"ok"}

@@ -308,7 +308,10 @@ class _CutFile(_WatchingFile):
         self._cuts = cuts
 
     def truncate(self, size: int) -> None:
-        self._cuts.append(f"{self._path} has {self.size - size} bytes behind the last whole batch")
+        if size < self.size:  # a start also sets the size that there is, to have it flushed
+            self._cuts.append(
+                f"{self._path} has {self.size - size} bytes behind the last whole batch"
+            )
 
 
 class _WatchingDisk:
