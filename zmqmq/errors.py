@@ -69,6 +69,7 @@ class Code(enum.IntEnum):
     DEADLINE_PASSED = 35
     SHUTTING_DOWN = 36
     TOO_MANY_SESSIONS = 37
+    NOT_ENOUGH_REPLICAS = 38
     STORAGE_DAMAGED = 40
     STORAGE_OFFLINE = 41
     TIMED_OUT = 50
@@ -114,6 +115,10 @@ class DiskFullError(StorageError):
 
 class DirectoryError(StorageError):
     """This data directory is in use, of another cluster, or of a newer format."""
+
+
+class HaltedError(StorageError):
+    """The broker has stopped itself: its disk failed, or it must not go on. Start it again."""
 
 
 class WireError(ZmqmqError):
@@ -230,6 +235,7 @@ _RETRIABLE = frozenset(
         Code.DISK_FULL,
         Code.SHUTTING_DOWN,
         Code.TOO_MANY_SESSIONS,
+        Code.NOT_ENOUGH_REPLICAS,
         Code.TIMED_OUT,
         Code.NOT_COMMITTED,
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.disk import DiskConformance
-from tests.support.sim_disk import SimDisk
 from zmqmq.core.storage.disk import Disk
 from zmqmq.errors import StorageError
 from zmqmq.runtime.os_disk import OSDisk
+from zmqmq.sim.disk import SimDisk
 
 
 class TestOSDisk(DiskConformance):

@@ -15,7 +15,6 @@ from random import Random
 import pytest
 
 from tests.support.log_driver import COMPACTED, CONFIG, KEY, LogDriver, Mark, check, read_from
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.layout import HEADER_SIZE, unpack_header
 from zmqmq.core.meta.store import Put, UnavailableError
@@ -31,6 +30,7 @@ from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import read
 from zmqmq.errors import Code, CorruptDataError, DirectoryError, WireError
 from zmqmq.runtime.sqlite_tables import SqliteTables
+from zmqmq.sim.disk import SimDisk
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
 STEP = 64 if SCALE == 1 else 1

@@ -16,8 +16,8 @@ from random import Random
 import pytest
 
 from tests.support.log_driver import COMPACTED, CONFIG, LogDriver, Mark, check, walk
-from tests.support.sim_disk import SimDisk
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
 SEEDS = 16

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from tests.support.log_driver import COMPACTED, CONFIG, KEY, LogDriver, check, one_step, read_from
-from tests.support.power_cut import Synced
-from tests.support.sim_disk import SimDisk
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.errors import Code, DiskFullError, StorageError, WireError
+from zmqmq.sim.disk import SimDisk
+from zmqmq.sim.power_cut import Synced
 
 OPERATIONS = (
     "write",

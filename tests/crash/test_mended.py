@@ -17,7 +17,6 @@ from tests.support.log_driver import (
     read_from,
     table_of,
 )
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.encode import encode_batch
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import CHECKPOINTS_FILE, read_checkpoints
@@ -28,6 +27,7 @@ from zmqmq.core.storage.segment import INDEX_SUFFIX, STATE_SUFFIX
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError
 from zmqmq.model.topics import TopicConfig
 from zmqmq.runtime.os_disk import OSDisk
+from zmqmq.sim.disk import SimDisk
 
 
 def started(disk: SimDisk | None = None, config: TopicConfig = CONFIG) -> LogDriver:

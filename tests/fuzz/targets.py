@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, log_seed, stamp, unpack_header
@@ -18,6 +17,7 @@ from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.errors import CorruptDataError, ProtocolError, WireError, ZmqmqError
 from zmqmq.model.limits import MIB
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 from zmqmq.wire.apis import COMMON, REPLIES, REQUESTS, Api
 from zmqmq.wire.frame import decode_header, decode_reply_header, encode_header
 from zmqmq.wire.schema import reader

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.log_driver import CONFIG, LogDriver, check, read_from
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.layout import unpack_header
 from zmqmq.core.storage.reading import find_time, read
+from zmqmq.sim.disk import SimDisk
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
 

@@ -7,7 +7,7 @@ seen; `check` compares with it what a start finds on a disk that went through a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from zmqmq.batch.decode import check_batch, decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import BatchHeader, unpack_header
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import read_checkpoints, write_checkpoints
@@ -33,6 +35,28 @@ CONFIG = TopicConfig(segment_bytes=1200, retention_ms=0)
 COMPACTED = TopicConfig(
     segment_bytes=1200, cleanup="compact", tombstone_ms=50, batch_bytes_max=1 << 20
 )
+
+
+ME = Member(1, 1)
+
+
+def alone(epoch: int, config: TopicConfig) -> PartitionDocument:
+    """The document of a partition that this broker leads, and nobody follows."""
+    return PartitionDocument(
+        replicas=(1,),
+        adding=(),
+        removing=(),
+        leader=ME,
+        leader_epoch=epoch,
+        isr=(ME,),
+        elr=(),
+        last_leader=None,
+        min_isr=1,
+        recovering=False,
+        rec=0,
+        write_id="",
+        flush=config.flush,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +192,8 @@ class LogDriver:
         self.promised_start = before.start if before else 0
         self.compacted = before.compacted if before else False
         self._visible_end = before.end if before else 0
+        self.partition: Any = None
+        """Once it serves."""
         self._flush: Flush | None = None
         self._in_flush: list[Callable[[], None]] = []
         self._compacted_end = 0
@@ -177,9 +203,7 @@ class LogDriver:
         found = self.checkpoints = read_checkpoints(disk)
         if any(c.clean for c in self.checkpoints.values()):
             # From here on the last stop was not a clean one.
-            self.checkpoints = {
-                f: Checkpoint(c.recovery_point, c.start_offset) for f, c in self.checkpoints.items()
-            }
+            self.checkpoints = {f: replace(c, clean=False) for f, c in self.checkpoints.items()}
             write_checkpoints(disk, self.checkpoints)
         self.log = open_log(disk, KEY, config, options, found.get(KEY.folder))
 
@@ -187,7 +211,8 @@ class LogDriver:
         """Flush what was found, and begin a new leader epoch. Nothing is served before."""
         log = self.log
         assert log.damage is None, str(log.damage)
-        self.partition = Partition("t", log, max(log.epochs.latest, 0) + 1)
+        epoch = max(log.epochs.latest, 0) + 1
+        self.partition = Partition("t", log, alone(epoch, self.config), 1, ME, log.flushed_end, 0)
         self.begin_flush()
         self.finish_flush(opened=True)
 
@@ -305,17 +330,26 @@ class LogDriver:
                 log.drop_before(following.base_offset)
 
     def checkpoint(self, *, clean: bool = False) -> None:
-        row = Checkpoint(self.log.recovery_point, self.log.start_offset, clean)
-        write_checkpoints(self.disk, {KEY.folder: row})
-        self.log.note_checkpoint(row.recovery_point)
+        self._write_checkpoint(self._row(clean=clean))
+
+    def _row(self, *, clean: bool = False) -> Checkpoint:
+        log = self.log
+        known = log.checkpointed_high_watermark
+        committed = known if self.partition is None else self.partition.high_watermark
+        committed = min(committed, log.flushed_end)
+        return Checkpoint(log.recovery_point, log.start_offset, clean, committed)
+
+    def _write_checkpoint(self, row: Checkpoint) -> None:
+        self.checkpoints = {KEY.folder: row}
+        write_checkpoints(self.disk, self.checkpoints)
+        self.log.note_checkpoint(row.recovery_point, row.high_watermark)
 
     def unlink(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """As Housekeeping: a checkpoint, while others go on, then the files."""
         count = len(self.log.doomed)
-        row = Checkpoint(self.log.recovery_point, self.log.start_offset)
+        row = self._row()
         meanwhile()
-        write_checkpoints(self.disk, {KEY.folder: row})
-        self.log.note_checkpoint(row.recovery_point)
+        self._write_checkpoint(row)
         unlink(self.disk, self.log.key.folder, self.log.release_doomed(count))
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> bool:

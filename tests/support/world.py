@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.memory_store import MemoryStore
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import log_seed
@@ -40,30 +39,51 @@ from zmqmq.core.broker.events import (
     Event,
     FlushEnded,
     FlushFiles,
+    FormatWritten,
+    LogDeleted,
     LogOpened,
     MetadataChanged,
     MetadataCommitted,
-    Now,
     OpenLog,
     ReadCold,
     Received,
+    Register,
+    Registered,
     RouteLost,
     Send,
     Ticked,
+    Unregister,
+    WriteFormat,
 )
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import AmbiguousError, Commit, StoreError, UnavailableError
+from zmqmq.core.meta.store import (
+    OWN_LEASE,
+    AmbiguousError,
+    Commit,
+    Delete,
+    Put,
+    StoreError,
+    UnavailableError,
+)
 from zmqmq.core.replication.partition import Partition
-from zmqmq.core.storage.data_directory import read_checkpoints, write_checkpoints
+from zmqmq.core.storage.data_directory import (
+    Format,
+    read_checkpoints,
+    read_format,
+    write_checkpoints,
+    write_format,
+)
 from zmqmq.core.storage.log import LOGS_FOLDER, Log
 from zmqmq.core.storage.options import StorageOptions
-from zmqmq.core.storage.recovery import Checkpoint, open_log
+from zmqmq.core.storage.recovery import open_log
 from zmqmq.errors import StorageError
 from zmqmq.model.limits import MIB
 from zmqmq.model.names import OFFSETS_TOPIC
+from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 from zmqmq.wire.apis import ACKS_ALL, Api
 from zmqmq.wire.frame import Fields, decode_reply_header, encode_header
 
@@ -342,17 +362,20 @@ class World:
         self.flushes = 0
         identity = Identity(
             broker_id=1,
-            epoch=self.epoch,
             cluster=CLUSTER,
             server="zmqmq test",
+            instance=bytes(16),
+            is_alone=True,
             endpoints={"clients": "127.0.0.1:5755"},
         )
-        self.broker = Broker(identity, KEYS, self.serving, self.defaults, self._draw_id)
+        form = read_format(self.disk) or Format(CLUSTER.hex(), 1, 0)
+        write_format(self.disk, form)
+        self.broker = Broker(identity, KEYS, self.serving, self.defaults, form, self._draw_id)
         self.disk.make_directory(LOGS_FOLDER)
         self.disk.sync_directory("")
         snapshot = self.store.snapshot(KEYS.prefix)
         self._told = snapshot.revision
-        self._carry_out(self.broker.start(snapshot.items, snapshot.revision))
+        self._carry_out(self.broker.start(self._now, snapshot.items, snapshot.revision))
         self._run()
 
     def crash(self, disk: SimDisk | None = None) -> None:
@@ -367,24 +390,25 @@ class World:
         """A clean stop, as runtime/server.py makes it."""
         self.broker.drain()
         assert self.broker.is_idle
-        for partition in self.broker.catalog.partitions.values():
-            log = partition.log
+        for log in self.broker.replicas.logs:
             if not (log.failed or log.damage):
                 log.close()
                 self._sync(flush := log.begin_flush())
                 log.end_flush(flush)
         self.checkpoint(clean=True)
+        self._carry_out(self.broker.finish(self._now))
+        self._run()
 
     def checkpoint(self, *, clean: bool = False) -> None:
         """Write the recovery points of all logs."""
-        for partition in self.broker.catalog.partitions.values():
-            log = partition.log
-            row = Checkpoint(log.recovery_point, log.start_offset, clean)
-            self.checkpoints[log.key.folder] = row
+        for replica in self.broker.replicas:
+            row = replica.checkpoint(clean=clean)
+            if row is not None:
+                self.checkpoints[replica.key.folder] = row
         write_checkpoints(self.disk, self.checkpoints)
-        for partition in self.broker.catalog.partitions.values():
-            log = partition.log
-            log.note_checkpoint(log.recovery_point)
+        for log in self.broker.replicas.logs:
+            row = self.checkpoints[log.key.folder]
+            log.note_checkpoint(row.recovery_point, row.high_watermark)
 
     # What clients do
 
@@ -559,17 +583,35 @@ class World:
                 except StorageError as error:
                     data = error
                 self._events.append(ColdRead(token, data))
-            case OpenLog(key, config):
+            case OpenLog(key, name, config):
                 checkpoint = self.checkpoints.get(key.folder)
                 log: Log | StorageError
                 try:
                     log = open_log(self.disk, key, config, self.storage, checkpoint)
+                    log.name = name
                 except StorageError as error:
                     log = error
                 self._events.append(LogOpened(key, log))
             case DeleteLog(key):
                 self._delete(key.folder)
+                self._events.append(LogDeleted(key))
+            case WriteFormat(form):
+                write_format(self.disk, form)
+                self._events.append(FormatWritten(None))
+            case Register(document):
+                key = KEYS.live(1)
+                self.store.commit([Delete(key), Delete(KEYS.controller)])
+                done = self.store.commit([Put(key, document.encode())])
+                self._tell()
+                self.epoch = done.revision
+                self._events.append(Registered(done.revision))
+            case Unregister():
+                pass
             case CommitMetadata(token, ops, ifs):
+                ops = [
+                    Put(op.key, op.value) if isinstance(op, Put) and op.lease == OWN_LEASE else op
+                    for op in ops
+                ]
                 outcome: Commit = self.store.commit(ops, ifs)
                 if self.answer_first:
                     self._events.append(MetadataCommitted(token, outcome))
@@ -589,14 +631,14 @@ class World:
 
     def _do_flush(self, effect: FlushFiles, failing: Sequence[str]) -> None:
         done = []
-        for partition, flush in effect.flushes:
-            error: StorageError | None = BROKEN if partition.name in failing else None
+        for log, flush in effect.flushes:
+            error: StorageError | None = BROKEN if log.name in failing else None
             if error is None:
                 try:
                     self._sync(flush)
                 except StorageError as found:
                     error = found
-            done.append((partition, flush, error))
+            done.append((log, flush, error))
         self._events.append(FlushEnded(done))
 
     def _sync(self, flush: Any) -> None:

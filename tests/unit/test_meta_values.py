@@ -14,6 +14,7 @@ from zmqmq.core.meta.keys import (
     BrokerKey,
     ClusterKey,
     ConfigKey,
+    ControllerKey,
     Key,
     KeySpace,
     LiveKey,
@@ -27,6 +28,7 @@ from zmqmq.core.meta.values import (
     BrokerDocument,
     ClusterDocument,
     ConfigDocument,
+    ControllerDocument,
     LiveDocument,
     PartitionDocument,
     ProducerIdsDocument,
@@ -46,6 +48,7 @@ ALL_KEYS: list[tuple[bytes, Key, str]] = [
     (KEYS.topic_name("__offsets"), TopicNameKey("__offsets"), "tname/__offsets"),
     (KEYS.partition(TOPIC, 42), PartitionKey(TOPIC, 42), f"part/{HEX}/00042"),
     (KEYS.producer_ids, ProducerIdsKey(), "alloc/pid"),
+    (KEYS.controller, ControllerKey(), "ctl/leader"),
     (KEYS.config("broker", "7"), ConfigKey("broker", "7"), "cfg/broker/7"),
 ]
 
@@ -79,7 +82,7 @@ def test_a_key_that_no_broker_writes_is_corrupt(text: str) -> None:
 
 
 def test_a_key_of_a_later_version_is_left_alone() -> None:
-    for text in (b"", b"ctl/leader", b"meta/features", b"alloc/other", b"user/a/b/c"):
+    for text in (b"", b"ctl/other", b"meta/features", b"alloc/other", b"user/a/b/c"):
         assert KEYS.parse(b"zmqmq/local/" + text) is None
 
 
@@ -136,6 +139,7 @@ ORDERS = TopicDocument(
     replicas=3,
     config={"retention_ms": 60_000, "cleanup": "compact"},
     state="creating",
+    maker=Member(2, 17),
 )
 DOCUMENTS: list[Document] = [
     ClusterDocument(cluster_id=TOPIC, format=1),
@@ -146,10 +150,10 @@ DOCUMENTS: list[Document] = [
         version="0.1.0",
         since_fsync=3,
         since_clean=None,
+        unvouched={f"{HEX}.7": 5, f"{HEX}.8": None},
     ),
-    BrokerDocument(
-        broker_epoch=3, fenced=True, shutting_down=False, cordoned=False, directories=("d1",)
-    ),
+    BrokerDocument(broker_epoch=3, shutting_down=False, cordoned=True),
+    ControllerDocument(broker_id=2, broker_epoch=17),
     ORDERS,
     TopicNameDocument(topic_id=TOPIC),
     PARTITION,
@@ -178,6 +182,7 @@ def test_a_topic_is_written_as_the_design_has_it() -> None:
     assert json.loads(ORDERS.encode()) == {
         "v": 1, "name": "orders", "topic_id": HEX, "partitions": 1000, "replicas": 3,
         "config": {"retention_ms": 60_000, "cleanup": "compact"}, "state": "creating",
+        "maker": [2, 17],
     }  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from tests.support.sim_disk import SimDisk, SimFile
 from zmqmq.core.storage.disk import Disk, read_all, replace
 from zmqmq.errors import DiskFullError, StorageError
+from zmqmq.sim.disk import SimDisk, SimFile
 
 OLD, NEW = b"the old content", b"new"
 PAGE = 4096

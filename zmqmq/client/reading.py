@@ -330,6 +330,9 @@ class Reader:
     def _pause_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
         self.machine.pause(*arguments)
 
+    def _stop_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.stop(*arguments)
+
     def _resume_now(self, _now: int, topic: str, partition: int) -> None:
         self.machine.resume(topic, partition)
 
@@ -386,7 +389,7 @@ class Reader:
         chunk = self._chunk
         assert chunk is not None
         topic, partition = chunk.stream.topic, chunk.stream.partition
-        self._driver.post(self._pause_now, topic, partition, self._forget(topic, partition))
+        self._driver.post(self._stop_now, topic, partition, self._forget(topic, partition))
 
 
 class _Face:

@@ -105,6 +105,15 @@ class TopicConfig:
             maximum=15,
         ),
     ] = 0
+    unclean_election: Annotated[
+        str,
+        Setting(
+            "`on`: when no replica that is known to have every acknowledged record can lead, the "
+            "one with the longest log does, and records may be lost; `off`: the partition waits.",
+            choices=("off", "on"),
+            live=True,
+        ),
+    ] = "off"
     tombstone_ms: Annotated[
         int,
         Setting(

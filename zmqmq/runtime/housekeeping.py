@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from zmqmq.core.broker.broker import Broker
-from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import write_checkpoints
 from zmqmq.core.storage.log import Log, unlink
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.core.storage.retention import retained_start, should_roll
+from zmqmq.core.storage.truncation import lowered
 from zmqmq.errors import StorageError, ZmqmqError
 from zmqmq.runtime.os_disk import OSDisk
 
@@ -87,19 +87,26 @@ class Housekeeping:
 
     async def write(self, *, clean: bool = False) -> None:
         """Write the checkpoint of all logs as they are now."""
-        for partition in self._broker.catalog.partitions.values():
-            log = partition.log
-            usable = not (log.failed or log.damage)
-            self.checkpoints[log.key.folder] = Checkpoint(
-                log.recovery_point, log.start_offset, clean and usable
-            )
+        for replica in self._broker.replicas:
+            if (row := replica.checkpoint(clean=clean)) is not None:
+                self.checkpoints[replica.key.folder] = row
+        await self._write()
+
+    async def _write(self) -> None:
         async with self._writing:
             rows = dict(self.checkpoints)
             await self._in_thread(write_checkpoints, self._disk, rows)
-        for partition in self._broker.catalog.partitions.values():
-            row = rows.get(partition.log.key.folder)
+        for log in self._broker.replicas.logs:
+            row = rows.get(log.key.folder)
             if row is not None:
-                partition.log.note_checkpoint(row.recovery_point)
+                log.note_checkpoint(row.recovery_point, row.high_watermark)
+
+    async def lower(self, log: Log, to: int, state: bytes | None) -> None:
+        """Before a log is cut: a checkpoint that promises no more than will be left, durably."""
+        folder = log.key.folder
+        row = self.checkpoints.get(folder, Checkpoint())
+        self.checkpoints[folder] = lowered(row, log, to, state)
+        await self._write()
 
     def forget(self, folder: str) -> None:
         """A log was deleted."""
@@ -128,19 +135,17 @@ class Housekeeping:
             thread.exception()
 
     async def _checkpoint(self) -> None:
-        if any(
-            self.checkpoints.get(p.log.key.folder)
-            != Checkpoint(p.log.recovery_point, p.log.start_offset, clean=False)
-            for p in self._broker.catalog.partitions.values()
-        ):
-            await self.write()
+        for replica in self._broker.replicas:
+            row = replica.checkpoint(clean=False)
+            if row is not None and self.checkpoints.get(replica.key.folder) != row:
+                await self.write()
+                return
 
     async def _retain(self) -> None:
         now_ms = time.time_ns() // 1_000_000
         rolled = False
-        for partition in self._usable():
-            log = partition.log
-            start = retained_start(log, now_ms, partition.high_watermark)
+        for log, high_watermark in self._usable():
+            start = retained_start(log, now_ms, high_watermark)
             if start > log.start_offset:
                 log.drop_before(start)
             if should_roll(log, now_ms):
@@ -148,16 +153,15 @@ class Housekeeping:
                     log.roll(reserve=False)
                 except StorageError as error:
                     # Others must not go without retention because one has no room to roll.
-                    logger.error("%s: cannot begin a new segment: %s", partition.name, error)
-                self._broker.producing.mark_dirty(partition)
+                    logger.error("%s: cannot begin a new segment: %s", log.name, error)
+                self._broker.flushing.mark_dirty(log)
                 rolled = True
         if rolled:
             self._moved()
         await self._unlink()
 
     async def _unlink(self) -> None:
-        logs = [p.log for p in self._broker.catalog.partitions.values() if p.log.doomed]
-        doomed = [(log, len(log.doomed)) for log in logs]
+        doomed = [(log, len(log.doomed)) for log in self._broker.replicas.logs if log.doomed]
         if not doomed:
             return
         await self.write()
@@ -171,32 +175,30 @@ class Housekeeping:
 
     async def _compact_all(self) -> None:
         now_ms = time.time_ns() // 1_000_000
-        for partition in list(self._usable()):
-            await self._compact(partition, now_ms)
+        for log, high_watermark in list(self._usable()):
+            await self._compact(log, now_ms, high_watermark)
 
-    async def _compact(self, partition: Partition, now_ms: int) -> None:
-        log = partition.log
-        plan = plan_compaction(
-            log, now_ms, partition.high_watermark, self._compacted.get(log.key.folder, 0)
-        )
+    async def _compact(self, log: Log, now_ms: int, high_watermark: int) -> None:
+        done = self._compacted.get(log.key.folder, 0)
+        plan = plan_compaction(log, now_ms, high_watermark, done)
         if plan is None:
             return
         compaction = self._compaction = Compaction(self._disk, log.key, plan, self._options)
         try:
             results = await self._in_thread(compaction.run, log.segment_bytes)
         except ZmqmqError as error:
-            logger.error("compaction of %s gave up: %s", partition.name, error)
+            logger.error("compaction of %s gave up: %s", log.name, error)
             return
         if self._is_open(log):
             compaction.install(log, results)
             self._compacted[log.key.folder] = plan.end
 
     def _is_open(self, log: Log) -> bool:
-        place = (log.key.topic_id, log.key.partition)
-        found = self._broker.catalog.partitions.get(place)
-        return found is not None and found.log is log and not log.failed
+        return log in self._broker.replicas.by_log and not log.failed
 
-    def _usable(self) -> Iterable[Partition]:
-        for partition in tuple(self._broker.catalog.partitions.values()):
-            if not (partition.log.failed or partition.log.damage):
-                yield partition
+    def _usable(self) -> Iterable[tuple[Log, int]]:
+        """The logs that nothing is wrong with, and how far each is committed."""
+        for replica in tuple(self._broker.replicas):
+            log = replica.log
+            if log is not None and replica.is_usable:
+                yield log, replica.high_watermark

@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Self
@@ -23,8 +24,8 @@ from zmqmq.config.broker import BrokerConfig
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import Delete, If, MetadataStore, Put
-from zmqmq.core.meta.values import ClusterDocument, LiveDocument
+from zmqmq.core.meta.store import If, MetadataStore, Put
+from zmqmq.core.meta.values import ClusterDocument
 from zmqmq.core.storage.data_directory import (
     FORMAT_VERSION,
     Format,
@@ -33,7 +34,6 @@ from zmqmq.core.storage.data_directory import (
     write_checkpoints,
     write_format,
 )
-from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import ConfigError, DirectoryError
 from zmqmq.runtime.os_disk import OSDisk
 from zmqmq.runtime.server import Server
@@ -129,33 +129,26 @@ class RunningBroker:
         self._stack.push_async_callback(store.close)
         keys = KeySpace.of_cluster(CLUSTER)
         cluster = await _cluster_id(store, keys, None if form is None else form.cluster)
-        epoch = await _register(store, keys, config.broker.id)
-        if form is not None and epoch <= form.epoch:
-            raise DirectoryError(
-                f"the metadata store has gone back: it gives broker epoch {epoch}, and "
-                f"{form.epoch} was reached already; metadata.db is an old copy, or has lost its end"
-            )
-        write_format(
-            disk,
-            Format(cluster.hex(), config.broker.id, epoch, FORMAT_VERSION),
-        )
+        if form is None:
+            form = Format(cluster.hex(), config.broker.id, 0)
+            write_format(disk, form)
         checkpoints = read_checkpoints(disk)
         # From here on the last stop was not a clean one, whatever happens next.
-        unclean = {f: Checkpoint(c.recovery_point, c.start_offset) for f, c in checkpoints.items()}
-        write_checkpoints(disk, unclean)
+        write_checkpoints(disk, {f: replace(c, clean=False) for f, c in checkpoints.items()})
         host, port = _split(config.broker.bind)
         endpoints: dict[str, str] = {}
         settings: Mapping[str, object] = config.settings()
         identity = Identity(
             broker_id=config.broker.id,
-            epoch=epoch,
             cluster=cluster,
+            instance=secrets.token_bytes(16),
+            is_alone=True,
             server=f"zmqmq/{version('zmqmq')}",
             endpoints=endpoints,
             settings=settings,
         )
         broker = Broker(
-            identity, keys, config.serving, config.topics, lambda: secrets.token_bytes(16)
+            identity, keys, config.serving, config.topics, form, lambda: secrets.token_bytes(16)
         )
         self.server = Server(broker, disk, store, keys, config.storage, checkpoints)
         try:
@@ -233,26 +226,6 @@ async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -
             f"{document.cluster_id.hex()}: files of two clusters are mixed"
         )
     return document.cluster_id
-
-
-async def _register(store: MetadataStore, keys: KeySpace, broker_id: int) -> int:
-    """Begin a new broker epoch: the create_revision of a new live key.
-
-    Whoever left the old key is gone, since we hold the lock of its directory.
-    """
-    key = keys.live(broker_id)
-    await store.commit([Delete(key)])
-    document = LiveDocument(
-        instance=secrets.token_bytes(16),
-        endpoints={},
-        rack=None,
-        version=version("zmqmq"),
-        since_fsync=None,
-        since_clean=None,
-    )
-    done = await store.commit([Put(key, document.encode())], [If(key, "create", "==", 0)])
-    assert done.ok
-    return done.revision
 
 
 def _split(address: str) -> tuple[str, int]:

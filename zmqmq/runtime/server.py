@@ -25,26 +25,47 @@ from zmqmq.core.broker.events import (
     Event,
     FlushEnded,
     FlushFiles,
+    FormatWritten,
+    Halt,
+    LogDeleted,
     LogOpened,
+    LogTruncated,
     Measured,
     MetadataChanged,
     MetadataCommitted,
-    Now,
     OpenLog,
     ReadCold,
     Received,
+    Register,
+    Registered,
     RouteLost,
     Send,
     Ticked,
+    TruncateLog,
+    Unregister,
+    WriteFormat,
 )
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import Batch, Commit, MetadataStore, StoreError
+from zmqmq.core.meta.store import (
+    OWN_LEASE,
+    Batch,
+    Commit,
+    Delete,
+    If,
+    MetadataStore,
+    Op,
+    Put,
+    StoreError,
+)
+from zmqmq.core.storage.data_directory import quarantine, write_format
 from zmqmq.core.storage.disk import Buffer
-from zmqmq.core.storage.log import LOGS_FOLDER, Log
+from zmqmq.core.storage.log import LOGS_FOLDER, Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.reading import Place
 from zmqmq.core.storage.recovery import Checkpoint, open_log
-from zmqmq.errors import StorageError
+from zmqmq.core.storage.truncation import cut
+from zmqmq.errors import HaltedError, StorageError
+from zmqmq.model.now import Now
 from zmqmq.runtime.flusher import Failures, Flusher
 from zmqmq.runtime.housekeeping import Housekeeping
 from zmqmq.runtime.kernel_flush import available
@@ -80,6 +101,7 @@ class Server:
         self._broker = broker
         self._disk = disk
         self._store = store
+        self._keys = keys
         self._mirror = Mirror(store, keys.prefix, on_batch=self._metadata_moved)
         self._compacted = 0
         """Below this revision the store needs no history; 0 before the mirror has started."""
@@ -152,6 +174,7 @@ class Server:
         if self._broker.is_idle:
             await asyncio.to_thread(self._close_logs)
             await self._housekeeping.write(clean=True)
+            self._carry_out(self._broker.finish(self._read_clocks()))
         else:
             logger.error("the disk did not finish within %s s: the next start scans", DRAIN_S)
         self._context.destroy(linger=200)
@@ -244,9 +267,22 @@ class Server:
                     self._in_pool(self._open_log, effect)
                 case DeleteLog(key):
                     self._housekeeping.forget(key.folder)
-                    self._in_pool(self._delete_log, key.folder)
+                    self._in_pool(self._delete_log, key)
                 case CommitMetadata():
                     self._spawn(self._commit(effect))
+                case TruncateLog():
+                    self._spawn(self._truncate(effect))
+                case WriteFormat():
+                    self._in_pool(self._write_format, effect)
+                case Register():
+                    self._spawn(self._register(effect))
+                case Halt(reason):
+                    self._halt(reason)
+                case Unregister():
+                    pass  # the embedded store has no leases: the lock of the directory is enough
+                case _:
+                    # One broker has no peers; several come with a metadata store that they share.
+                    raise AssertionError(effect)
 
     def _flush(self, effect: FlushFiles) -> None:
         files: dict[OSFile, None] = {}
@@ -264,17 +300,17 @@ class Server:
         def done(failures: Failures) -> None:
             flushes = [
                 (
-                    partition,
+                    log,
                     flush,
                     group
                     if isinstance(group, StorageError)
                     else next((failures[f] for f in group if f in failures), None),
                 )
-                for (partition, flush), group in zip(effect.flushes, groups, strict=True)
+                for (log, flush), group in zip(effect.flushes, groups, strict=True)
             ]
-            for partition, _, error in flushes:
+            for log, _, error in flushes:
                 if error is not None:
-                    logger.error("%s is offline from now on: %s", partition.name, error)
+                    logger.error("%s is offline from now on: %s", log.name, error)
             self._feed(FlushEnded(flushes))
             self._check_started()
 
@@ -292,7 +328,11 @@ class Server:
         log: Log | StorageError
         checkpoint = self._housekeeping.checkpoints.get(effect.key.folder)
         try:
+            if effect.quarantine:
+                checkpoint = None
+                quarantine(self._disk, effect.key)
             log = open_log(self._disk, effect.key, effect.config, self._options, checkpoint)
+            log.name = effect.name
         except StorageError as error:
             log = error
             logger.error("log %s cannot be opened: %s", effect.key.folder, error)
@@ -301,13 +341,50 @@ class Server:
                 logger.error("log %s is damaged at %s", effect.key.folder, log.damage)
         return LogOpened(effect.key, log)
 
-    def _delete_log(self, folder: str) -> None:
+    def _delete_log(self, key: LogKey) -> Event:
+        folder = key.folder
         try:
             for name in self._disk.list(folder):
                 self._disk.remove(f"{folder}/{name}")
             self._disk.remove(folder)
         except StorageError as error:
             logger.error("log %s was not removed whole: %s", folder, error)
+        return LogDeleted(key)
+
+    async def _truncate(self, effect: TruncateLog) -> None:
+        """Lower the checkpoint durably, then cut (F7, D3)."""
+        log: Log | StorageError = effect.log
+        try:
+            await self._housekeeping.lower(effect.log, effect.to, effect.state)
+            await self._loop.run_in_executor(self._pool, cut, effect.log, effect.to, effect.state)
+        except StorageError as error:
+            log = error
+            logger.error("log %s could not be truncated: %s", effect.log.name, error)
+        self._feed(LogTruncated(effect.log.key, log))
+
+    def _write_format(self, effect: WriteFormat) -> Event:
+        try:
+            write_format(self._disk, effect.format)
+        except StorageError as error:
+            return FormatWritten(error)
+        return FormatWritten(None)
+
+    async def _register(self, effect: Register) -> None:
+        """Begin a new broker epoch: the create_revision of a new live key.
+
+        Whoever left the old keys is gone, since we hold the lock of its directory.
+        """
+        key = self._keys.live(self._broker.identity.broker_id)
+        await self._store.commit([Delete(key), Delete(self._keys.controller)])
+        put = Put(key, effect.document.encode())
+        done = await self._store.commit([put], [If(key, "create", "==", 0)])
+        assert done.ok, "somebody else registered this broker"
+        self._feed(Registered(done.revision))
+        self._check_started()
+
+    def _halt(self, reason: str) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(HaltedError(reason))
 
     def _in_pool(self, work: Callable[..., Event | None], *arguments: object) -> None:
         self._spawn(self._await_pool(work, arguments))
@@ -323,7 +400,8 @@ class Server:
     async def _commit(self, effect: CommitMetadata) -> None:
         outcome: Commit | StoreError
         try:
-            outcome = await self._store.commit(effect.ops, effect.ifs)
+            ops = [_without_lease(op) for op in effect.ops]
+            outcome = await self._store.commit(ops, effect.ifs)
         except StoreError as error:
             outcome = error
             logger.error("metadata commit failed: %s", error)
@@ -335,7 +413,8 @@ class Server:
         if self._compacted == 0:
             self._compacted = batch.revision
             items = [event.kv for event in batch.events]
-            self._carry_out(self._broker.start(items, batch.revision))
+            self._now = self._read_clocks()
+            self._carry_out(self._broker.start(self._now, items, batch.revision))
         else:
             self._feed(MetadataChanged(batch))
         self._check_started()
@@ -358,8 +437,7 @@ class Server:
             self._failed.set_exception(error)
 
     def _close_logs(self) -> None:
-        for partition in self._broker.catalog.partitions.values():
-            log = partition.log
+        for log in self._broker.replicas.logs:
             if log.failed or log.damage:
                 continue
             try:
@@ -373,3 +451,10 @@ class Server:
             except StorageError as error:
                 log.fail(error)  # not clean, then: the next start scans this one
                 logger.error("log %s could not be closed: %s", log.key.folder, error)
+
+
+def _without_lease(op: Op) -> Op:
+    """The embedded store outlives nobody: what is bound to this broker's session has no lease."""
+    if isinstance(op, Put) and op.lease == OWN_LEASE:
+        return Put(op.key, op.value)
+    return op

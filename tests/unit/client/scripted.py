@@ -32,7 +32,8 @@ from zmqmq.client.machines.effects import (
 from zmqmq.client.machines.producer import Producer
 from zmqmq.client.machines.stream import Place, PlaceKind
 from zmqmq.client.options import ConsumerOptions, ProducerOptions
-from zmqmq.errors import Code, error_to_wire, refusal
+from zmqmq.errors import Code, WireError, error_to_wire, refusal
+from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import decode_header, encode_header
 
@@ -104,7 +105,13 @@ class World:
     topics: dict[str, int] = field(default_factory=lambda: {"t": 1})
     """Topics that METADATA knows, and how many partitions they have."""
     limits: dict[str, int] = field(default_factory=dict)
-    leader: int = 1
+    leader: int | None = 1
+    epoch: int = 1
+    leads: dict[tuple[str, int], tuple[int | None, int]] = field(default_factory=dict)
+    """Leader and epoch of partitions where these are not `leader` and `epoch`."""
+    ids: dict[str, bytes] = field(default_factory=dict)
+    """Topic ids where these are not `id_of`."""
+    brokers: dict[int, str] = field(default_factory=lambda: {1: "a:1", 2: "b:2", 3: "c:3"})
     now: int = 1_000 * MS
 
     def __post_init__(self) -> None:
@@ -206,6 +213,24 @@ class World:
         self.core.handle_link(self.now, self.socket, Link.REFUSED)
         self.step()
 
+    def broker_of(self, sent: Sent) -> int:
+        """Which broker a request went to."""
+        address = self.open[sent.socket]
+        return next(broker for broker, at in self.brokers.items() if at == address)
+
+    def socket_to(self, broker: int) -> int:
+        """The open socket to a broker."""
+        return next(s for s, at in self.open.items() if at == self.brokers[broker])
+
+    def greet_all(self) -> None:
+        """Each broker that was said HELLO to answers."""
+        while any(s.api is Api.HELLO for s in self.sent):
+            hello = next(s for s in self.sent if s.api is Api.HELLO)
+            if hello.socket in self.open:
+                self.greet(self.broker_of(hello))
+            else:
+                self.sent.remove(hello)
+
     def greet(self, broker: int = 1, lease_ms: int = 60_000) -> Sent:
         """Answer HELLO."""
         hello = self.take(Api.HELLO)
@@ -226,20 +251,23 @@ class World:
         )
         return hello
 
-    def tell_metadata(self) -> None:
+    def tell_metadata(self) -> Sent:
         """Answer METADATA with `topics`."""
         sent = self.take(Api.METADATA)
         entries = []
         for name in sent.fields["topics"]:
-            count = self.topics.get(name)
+            count = self.topics.get(name, 1 if name == OFFSETS_TOPIC else None)
             if count is None:
                 error = error_to_wire(refusal(Code.UNKNOWN_TOPIC, f"no topic {name!r}"))
                 entries.append({"name": name, "error": error})
             else:
-                partitions = [[self.leader, 1]] * count
-                entries.append({"name": name, "id": id_of(name), "partitions": partitions})
-        brokers = [[1, "a:1", None], [2, "b:2", None]]
+                default = self.leader, self.epoch
+                partitions = [list(self.leads.get((name, n), default)) for n in range(count)]
+                topic_id = self.ids.get(name, id_of(name))
+                entries.append({"name": name, "id": topic_id, "partitions": partitions})
+        brokers = [[broker, address, None] for broker, address in self.brokers.items()]
         self.answer(sent, {"brokers": brokers, "topics": entries})
+        return sent
 
     def tell_producer_id(self, producer_id: int = 7) -> None:
         """Answer INIT_PRODUCER."""
@@ -259,6 +287,8 @@ class World:
 def _result(result: object) -> object:
     if isinstance(result, Code):
         return error_to_wire(refusal(result, "scripted"))
+    if isinstance(result, WireError):
+        return error_to_wire(result)
     return [result, START_MS] if isinstance(result, int) else result
 
 

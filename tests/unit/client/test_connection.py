@@ -341,7 +341,7 @@ def test_closing_fails_everything() -> None:
 
 def test_the_brokers_clock_is_known_from_hello() -> None:
     world = greeted()
-    connection = world.core.network.any_ready()
+    connection = world.core.network.any_ready(world.now)
     assert connection is not None
 
     assert connection.broker_time_ms(world.now) == START_MS + world.now // MS

@@ -275,10 +275,50 @@ def test_a_position_beyond_the_end_is_the_callers_to_decide() -> None:
     consumer = fetching(start=Place(PlaceKind.OFFSET, 500))
     world = consumer.world
     refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, log_start=0, end=90)
+    assert not consumer.machine.errors
+    answer_offsets(world, {"end": 90})
 
     assert world.take_all(Api.FETCH) == []
     (error,) = consumer.machine.errors
     assert isinstance(error, OffsetOutOfRangeError)
+    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 90))
+    world.step()
+    assert asked(world.take(Api.FETCH)) == {0: 90}
+
+
+def test_a_leader_of_the_past_that_has_less_is_no_reason_to_stop() -> None:
+    """It was replaced and does not know it yet; the end that LIST_OFFSETS tells is the latest."""
+    consumer = fetching(start=Place(PlaceKind.OFFSET, 500))
+    world = consumer.world
+    refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, log_start=0, end=90)
+    refuse_offsets = world.take(Api.LIST_OFFSETS)
+    moved = refusal(Code.NOT_LEADER, "moved", {"leader": 2, "leader_epoch": 2})
+    world.answer(refuse_offsets, {"offsets": [error_to_wire(moved)]})
+    world.advance(200)
+    world.greet_all()
+    world.advance(50)
+    again = world.take(Api.LIST_OFFSETS)
+    assert world.broker_of(again) == 2
+    world.answer(again, {"offsets": [[501, None]]})
+    world.advance(200)
+
+    sent = world.take(Api.FETCH)
+    assert (world.broker_of(sent), asked(sent)) == (2, {0: 500})
+    assert not consumer.machine.errors
+
+
+def test_a_seek_goes_on_after_an_error_but_not_while_paused() -> None:
+    consumer = fetching()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: b"\xff" * 200})
+    consumer.machine.pause("t", 0, 1)
+    consumer.machine.seek("t", 0, 2, Place(PlaceKind.OFFSET, 7))
+    world.step()
+    assert world.take_all(Api.FETCH) == []
+    consumer.machine.resume("t", 0)
+    world.step()
+
+    assert asked(world.take(Api.FETCH)) == {0: 7}
 
 
 def test_not_the_leader_means_asking_who_is() -> None:

@@ -189,6 +189,7 @@ def test_committed_offsets_of_a_group() -> None:
     run = running(lambda o: o.committed("g", "t", 0), world)
     world.tell_metadata()
     run.look()
+    world.tell_metadata()  # of `__offsets`: who is the coordinator?
     world.answer(world.take(Api.OFFSET_FETCH), {"offsets": [[id_of("t"), 0, 42, 1, "", 5]]})
     run.look()
 

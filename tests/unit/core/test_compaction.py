@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.support.log_driver import KEY, OPTIONS, LogDriver, read_from
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.columns import Column
 from zmqmq.batch.compression import Codec
 from zmqmq.batch.decode import RecordBatch, decode_batches
@@ -15,6 +14,7 @@ from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.errors import CorruptDataError
 from zmqmq.model.limits import BATCH_BYTES_MAX
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 
 TOMBSTONE_MS = 1_000
 Pair = tuple[bytes | None, bytes | None]

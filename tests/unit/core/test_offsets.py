@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.world import BROKEN, SERVING, Place, World
 from zmqmq.core.broker.events import FlushFiles
-from zmqmq.core.groups.offsets_table import offsets_partition
+from zmqmq.model.groups import offsets_partition
 from zmqmq.model.limits import METADATA_NOTE_MAX
 
 MINUTE = 60_000

@@ -11,8 +11,8 @@ from zmqmq.core.groups.offsets_table import (
     OffsetsTable,
     commit_batch,
     forget_batch,
-    offsets_partition,
 )
+from zmqmq.model.groups import offsets_partition
 
 T, U = (bytes(16), 0), (bytes(16), 1)
 FIVE, SIX = Committed(5, 1, "note", 10), Committed(6, 1, "", 20)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.sim_disk import SimDisk
+from tests.support.replicas import lone_partition
 from tests.support.world import BROKEN
 from zmqmq.batch.columns import Column, pack_columns
 from zmqmq.batch.compression import Codec
@@ -19,6 +19,7 @@ from zmqmq.core.storage.reading import read
 from zmqmq.core.storage.recovery import open_log
 from zmqmq.errors import Code, WireError
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 
 KEY = LogKey(bytes(16), 0)
 OPTIONS = StorageOptions(index_interval_bytes=512, allocate_bytes=4096, free_bytes_min=0)
@@ -29,7 +30,7 @@ def partition_of(disk: SimDisk | None = None, **config: Any) -> Partition:
     """An empty one, served."""
     disk = disk or SimDisk()
     disk.make_directory(LOGS_FOLDER)
-    partition = Partition("t", open_log(disk, KEY, TopicConfig(**config), OPTIONS), epoch=3)
+    partition = lone_partition(open_log(disk, KEY, TopicConfig(**config), OPTIONS), epoch=3)
     flush(partition)
     return partition
 

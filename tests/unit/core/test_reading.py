@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.support.log_driver import KEY, LogDriver
-from tests.support.sim_disk import SimDisk
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import HEADER_SIZE
@@ -15,6 +14,7 @@ from zmqmq.core.storage.reading import bytes_between, find_time, place, read, ta
 from zmqmq.errors import Code, CorruptDataError, WireError
 from zmqmq.model.limits import MIB
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 
 INTERVAL = 512
 OPTIONS = StorageOptions(index_interval_bytes=INTERVAL, allocate_bytes=4096, free_bytes_min=0)
@@ -145,7 +145,7 @@ def test_a_short_piece_of_a_long_read_is_copied() -> None:
 def test_what_lies_before_damage_is_served_and_nothing_from_there_on() -> None:
     log = log_of(*[100] * 5)
     size = sizes_of(log)
-    disk = log._disk
+    disk = log.disk
     assert isinstance(disk, SimDisk)
     disk.flip(log.segments[0].path, 3 * size + 95)
 
@@ -162,7 +162,7 @@ def test_what_lies_before_damage_is_served_and_nothing_from_there_on() -> None:
 @pytest.mark.parametrize("position", [0, 7, 8, 11, 20, 33, 37, 41, 91, 92, 150])
 def test_any_byte_that_is_wrong_is_damage(position: int) -> None:
     log = log_of(100)
-    disk = log._disk
+    disk = log.disk
     assert isinstance(disk, SimDisk)
     disk.flip(log.segments[0].path, position, 0x80)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.log_driver import LogDriver
-from tests.support.sim_disk import SimDisk
 from zmqmq.core.storage.retention import retained_start, should_roll
 from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.disk import SimDisk
 
 AGE_MS = 100
 

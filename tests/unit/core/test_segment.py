@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.sim_disk import SimDisk
 from zmqmq.core.storage.segment import Segment, base_of, file_name
+from zmqmq.sim.disk import SimDisk
 
 FOLDER = "log"
 BATCH = 100

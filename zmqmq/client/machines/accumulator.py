@@ -73,6 +73,8 @@ class Accumulator:
         self.partitioning = Partitioning(options.partitioner)
         self._is_sticky = self.partitioning.is_sticky
         self._start = start
+        self._first_epoch = 0
+        """Where new queues begin: numbers that an earlier queue has used must not come again."""
         self._due = DueTimes(options.linger_ms * MS, options.delivery_timeout_ms * MS)
 
     # Appending
@@ -242,7 +244,9 @@ class Accumulator:
         topic = self.topic(name)
         topic.id = topic_id
         while len(topic.partitions) < count:
-            topic.partitions.append(PartitionQueue(topic, len(topic.partitions)))
+            queue = PartitionQueue(topic, len(topic.partitions))
+            queue.epoch = self._first_epoch
+            topic.partitions.append(queue)
         if name == self.default_topic:
             self.keyed += [CLOSED] * (count - len(self.keyed))
         topic.sticky = topic.sticky or self._start % count
@@ -263,6 +267,8 @@ class Accumulator:
     def forget(self, topic: TopicQueue) -> None:
         """There is no such topic: who sends to it again begins anew."""
         self.topics.pop(topic.name, None)
+        epochs = [queue.epoch + 1 for queue in topic.partitions]
+        self._first_epoch = max(self._first_epoch, *epochs, 0)
         if topic.name == self.default_topic:
             self.plain = CLOSED
             self.keyed[:] = [CLOSED]

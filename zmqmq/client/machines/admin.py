@@ -1,10 +1,12 @@
-"""Single requests that any broker can answer, repeated while that is safe."""
+"""Single requests that any broker can answer, or a coordinator, repeated while that is safe."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from zmqmq.client.machines.backoff import backoff_delay
+from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import (
     MS,
     NEVER,
@@ -17,7 +19,8 @@ from zmqmq.client.machines.effects import (
     Resolved,
 )
 from zmqmq.client.machines.network import Network
-from zmqmq.errors import RefusedError, WireError
+from zmqmq.client.machines.routing import Routing
+from zmqmq.errors import Code, RefusedError, WireError, refusal
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import Fields
 
@@ -37,7 +40,7 @@ _HARMLESS: Final = frozenset(
 class Call:
     """One request of a caller, over all its attempts."""
 
-    __slots__ = ("api", "at", "deadline", "failures", "fields", "promise")
+    __slots__ = ("api", "at", "deadline", "failures", "fields", "is_lost", "promise")
 
     def __init__(self, api: Api, fields: Fields, deadline: int, promise: Promise) -> None:
         self.api = api
@@ -47,6 +50,8 @@ class Call:
         self.failures = 0
         self.at = 0
         """When to ask again; NEVER while being asked."""
+        self.is_lost = False
+        """Whether it waits for news of who the coordinator is."""
 
 
 class Admin:
@@ -57,8 +62,11 @@ class Admin:
     *perhaps*, since only they can look.
     """
 
-    def __init__(self, network: Network, chance: Chance, effects: list[Effect]) -> None:
+    def __init__(
+        self, network: Network, routing: Routing, chance: Chance, effects: list[Effect]
+    ) -> None:
         self._network = network
+        self._routing = routing
         self._chance = chance
         self._effects = effects
         self._calls: dict[Call, None] = {}
@@ -71,7 +79,7 @@ class Admin:
 
     def pump(self, now: int) -> None:
         """Ask again whatever is due."""
-        for call in [call for call in self._calls if call.at <= now]:
+        for call in [call for call in self._calls if call.at <= now or call.is_lost]:
             self._ask(now, call)
 
     def next_wake(self) -> int:
@@ -79,19 +87,40 @@ class Admin:
         return min((call.at for call in self._calls), default=NEVER)
 
     def _ask(self, now: int, call: Call) -> None:
+        if call.api is Api.OFFSET_FETCH:
+            self._ask_coordinator(now, call)
+            return
         call.at = NEVER
-
-        def answered(now: int, answer: Reply | Failure) -> None:
-            self._answered(now, call, answer)
-
+        answered = partial(self._answered, call, None)
         self._network.request_any(now, call.api, dict(call.fields), call.deadline, answered)
 
-    def _answered(self, now: int, call: Call, answer: Reply | Failure) -> None:
+    def _ask_coordinator(self, now: int, call: Call) -> None:
+        connection = self._routing.to_coordinator(now, call.fields["group"])
+        call.is_lost = connection is None and now < call.deadline
+        if connection is not None:
+            call.at = NEVER
+            answered = partial(self._answered, call, connection)
+            connection.request(now, call.api, dict(call.fields), (), call.deadline, answered)
+        elif call.is_lost:
+            call.at = call.deadline
+        else:
+            group = call.fields["group"]
+            detail = f"no coordinator of group {group!r} was found; {self._network.failures()}"
+            del self._calls[call]
+            error = refusal(Code.DEADLINE_PASSED, detail)
+            self._effects.append(Rejected(call.promise, error))
+
+    def _answered(
+        self, call: Call, coordinator: Connection | None, now: int, answer: Reply | Failure
+    ) -> None:
         if isinstance(answer, Reply):
             del self._calls[call]
             self._effects.append(Resolved(call.promise, answer.fields))
             return
         error = answer.error
+        if coordinator is not None:
+            group = call.fields["group"]
+            self._routing.note_coordinator_error(now, group, coordinator, error)
         is_no = isinstance(error, RefusedError) or not answer.is_sent
         may_retry = isinstance(error, WireError) and error.retriable
         if may_retry and now < call.deadline and (is_no or call.api in _HARMLESS):

@@ -36,6 +36,11 @@ class Backoff:
         self._failures += 1
         return backoff_delay(self._first, self._longest, self._failures, self._chance.jitter())
 
+    @property
+    def failures(self) -> int:
+        """How often in a row it did not work."""
+        return self._failures
+
     def reset(self) -> None:
         """It worked: begin small again."""
         self._failures = 0

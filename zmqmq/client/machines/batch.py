@@ -37,10 +37,11 @@ class Batch:
         "error",
         "granted",
         "headers",
-        "is_in_request",
+        "is_void",
         "keys",
         "outcome",
         "queue",
+        "request",
         "room",
         "tags",
         "timestamp_ms",
@@ -68,9 +69,14 @@ class Batch:
         self.data: bytes | None = None
         """The encoded batch. Retries send the same bytes."""
         self.base_sequence = -1
-        self.is_in_request = False
+        self.request: object | None = None
+        """The request that carries it now."""
         self.unknowns = 0
-        """How many attempts ended without an answer: any of them may have been appended."""
+        """How many attempts ended without an answer: any of them may have been appended, at one
+        broker or another. It stays so until the batch is acknowledged: what one broker does not
+        have may yet come back with the next leader."""
+        self.is_void = False
+        """Whether no log can have it, since none has the number before its own."""
         self.error: ZmqmqError | None = None
         """What became of the last attempt."""
         self.outcome: Stored | ZmqmqError | None = None
@@ -91,7 +97,7 @@ class Batch:
     @property
     def is_uncertain(self) -> bool:
         """Whether it may be stored already: *perhaps* if it is given up on now, else *no*."""
-        return self.is_in_request or self.unknowns > 0
+        return self.request is not None or self.unknowns > 0
 
     @property
     def is_plain(self) -> bool:
@@ -103,6 +109,7 @@ class PartitionQueue:
     """What is to be sent to one partition, in order: in flight, then ready, then open."""
 
     __slots__ = (
+        "carrier",
         "epoch",
         "in_flight",
         "is_bumping",
@@ -133,6 +140,8 @@ class PartitionQueue:
         self.next_sequence = 0
         self.is_bumping = False
         """A sequence number will never arrive: no new ones until all in flight is decided."""
+        self.carrier: object | None = None
+        """The connection that its batches went to last."""
         self.not_before = 0
         self.retries = 0
         self.moved_at = -1
@@ -146,7 +155,7 @@ class PartitionQueue:
     @property
     def has_unsent(self) -> bool:
         """Whether something that has a number waits to be sent once more."""
-        return any(not batch.is_in_request for batch in self.in_flight)
+        return any(batch.request is None for batch in self.in_flight)
 
 
 class TopicQueue:

@@ -1,12 +1,19 @@
-"""Committing offsets: one request at a time, so that an older one never overtakes a newer one."""
+"""Committing offsets: one request at a time, so that an older one never overtakes a newer one.
+
+They go to the group's coordinator, whoever that is by now. A commit that was not answered may have
+been taken, and is sent again: the same offsets once more do no harm. No newer one goes out before
+it has an outcome.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 
 from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import (
     MS,
     NEVER,
@@ -20,10 +27,13 @@ from zmqmq.client.machines.effects import (
     Resolved,
 )
 from zmqmq.client.machines.network import Network
-from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.routing import MOVED, Routing
+from zmqmq.client.machines.stream import Stream
 from zmqmq.errors import (
     Code,
     ProtocolError,
+    RefusedError,
+    TimedOutError,
     WireError,
     ZmqmqError,
     error_from_wire,
@@ -40,11 +50,18 @@ Offsets = Mapping[tuple[str, int], int]
 """Topic and partition, and the offset of the next record to be read."""
 
 
-class _Commit(NamedTuple):
-    parts: deque[Offsets]
-    """What is not committed yet, in pieces that fit one request each."""
-    deadline: int
-    promise: Promise | None
+class _Commit:
+    __slots__ = ("deadline", "error", "is_perhaps", "parts", "promise")
+
+    def __init__(self, parts: deque[Offsets], deadline: int, promise: Promise | None) -> None:
+        self.parts = parts
+        """What is not committed yet, in pieces that fit one request each."""
+        self.deadline = deadline
+        self.promise = promise
+        self.error: ZmqmqError | None = None
+        """What became of the last attempt."""
+        self.is_perhaps = False
+        """Whether an attempt ended without an answer."""
 
 
 class Commits:
@@ -53,6 +70,7 @@ class Commits:
     def __init__(
         self,
         group: str,
+        streams: Mapping[tuple[str, int], Stream],
         network: Network,
         routing: Routing,
         chance: Chance,
@@ -61,6 +79,7 @@ class Commits:
         self.committed: dict[tuple[str, int], int] = {}
         """What this consumer has committed, and the broker has confirmed."""
         self._group = group
+        self._streams = streams
         self._network = network
         self._routing = routing
         self._effects = effects
@@ -68,6 +87,7 @@ class Commits:
         self._waiting: deque[_Commit] = deque()
         self._is_asking = False
         self._not_before = 0
+        self._pumped_at = 0
 
     @property
     def is_idle(self) -> bool:
@@ -82,48 +102,68 @@ class Commits:
                 self._effects.append(Rejected(promise, refusal(Code.THROTTLED, detail)))
             return
         entries = list(offsets.items())
-        parts = [
+        parts: deque[Offsets] = deque(
             dict(entries[at : at + PARTITIONS_AT_ONCE])
             for at in range(0, max(len(entries), 1), PARTITIONS_AT_ONCE)
-        ]
-        self._waiting.append(_Commit(deque(parts), deadline, promise))
+        )
+        self._waiting.append(_Commit(parts, deadline, promise))
         self.pump(now)
 
     def pump(self, now: int) -> None:
         """Send the next one if it is its turn."""
+        self._pumped_at = now
         while self._waiting and not self._is_asking and now >= self._not_before:
             commit = self._waiting[0]
-            entries = []
-            for (name, partition), offset in commit.parts[0].items():
-                topic = self._routing.want(now, name)
-                if topic is not None:
-                    epoch = self._routing.epoch(name, partition)
-                    entries.append((topic.id, partition, offset, epoch, ""))
-                elif name in self._routing.unknown:
-                    self._end(self._routing.unknown[name])
-                    break
-                elif now >= commit.deadline:
-                    detail = f"topic {name!r}: no broker answered; {self._network.failures()}"
-                    self._end(refusal(Code.DEADLINE_PASSED, detail))
-                    break
-                else:
-                    self._not_before = now + 20 * MS
-                    return
+            names = dict.fromkeys(name for name, _ in commit.parts[0])
+            missing = [name for name in names if self._routing.want(now, name) is None]
+            unknown = self._routing.unknown
+            refused = next((unknown[name] for name in missing if name in unknown), None)
+            if not names:
+                self._end(None)
+            elif refused is not None:
+                self._end(refused)
+            elif now >= commit.deadline:
+                detail = f"no coordinator took the offsets; {self._network.failures()}"
+                self._end(refusal(Code.DEADLINE_PASSED, detail))
             else:
-                if not entries:
-                    self._end(None)
-                    continue
-                self._is_asking = True
-                fields = {"group": self._group, "offsets": entries}
-                self._network.request_any(
-                    now, Api.OFFSET_COMMIT, fields, commit.deadline, self._take_answer
-                )
+                # Of all but the last two there will be news when they are there.
+                connection = self._routing.to_coordinator(now, self._group)
+                if missing or connection is None:
+                    return
+                self._send(now, connection, commit)
 
     def next_wake(self) -> int:
-        """When `pump` has something to do next."""
-        return self._not_before if self._waiting and not self._is_asking else NEVER
+        """When `pump` has something to do next, besides when there is news of the cluster."""
+        if not self._waiting or self._is_asking:
+            return NEVER
+        if self._not_before > self._pumped_at:
+            return self._not_before
+        return self._waiting[0].deadline
 
-    def _take_answer(self, now: int, answer: Reply | Failure) -> None:
+    def _send(self, now: int, connection: Connection, commit: _Commit) -> None:
+        self._is_asking = True
+        routing = self._routing
+        entries = [
+            (self._id_of(name, partition), partition, offset, routing.epoch(name, partition), "")
+            for (name, partition), offset in commit.parts[0].items()
+        ]
+        fields = {
+            "group": self._group,
+            "offsets": entries,
+            # What is taken later than that could undo what was committed since.
+            "expires_ms": connection.broker_time_ms(commit.deadline) + 1,
+        }
+        answered = partial(self._take_answer, connection)
+        connection.request(now, Api.OFFSET_COMMIT, fields, (), commit.deadline, answered)
+
+    def _id_of(self, name: str, partition: int) -> bytes:
+        """The id of the topic that was read: its offsets mean nothing in one made anew."""
+        stream = self._streams.get((name, partition))
+        if stream is not None and stream.topic_id:
+            return stream.topic_id
+        return self._routing.topics[name].id
+
+    def _take_answer(self, connection: Connection, now: int, answer: Reply | Failure) -> None:
         self._is_asking = False
         commit = self._waiting[0]
         error = _error_in(answer, len(commit.parts[0]))
@@ -132,14 +172,34 @@ class Commits:
             self._backoff.reset()
             if not commit.parts:
                 self._end(None)
-        elif isinstance(error, WireError) and error.retriable and now < commit.deadline:
-            # Committing the same offsets once more does no harm.
+            return
+        is_sent = isinstance(answer, Reply) or answer.is_sent
+        commit.error = error
+        commit.is_perhaps |= is_sent and not isinstance(error, RefusedError)
+        self._routing.note_coordinator_error(now, self._group, connection, error)
+        if now < commit.deadline and self._may_retry(error, commit):
             self._not_before = now + self._backoff.next_delay()
         else:
             self._end(error)
 
+    def _may_retry(self, error: ZmqmqError, commit: _Commit) -> bool:
+        if not isinstance(error, WireError):
+            return False
+        if error.retriable:
+            return True
+        # A coordinator may not have heard of a topic yet; METADATA tells when there is none.
+        return error.code in MOVED and all(
+            topic is not None and topic.id == self._id_of(name, partition)
+            for name, partition in commit.parts[0]
+            for topic in [self._routing.topics.get(name)]
+        )
+
     def _end(self, error: ZmqmqError | None) -> None:
-        promise = self._waiting.popleft().promise
+        commit = self._waiting.popleft()
+        promise = commit.promise
+        if error is not None and isinstance(error, RefusedError) and commit.is_perhaps:
+            detail = f"the offsets may be committed; the last attempt: {commit.error or error}"
+            error = TimedOutError(detail)
         if error is None:
             if promise is not None:
                 self._effects.append(Resolved(promise, None))

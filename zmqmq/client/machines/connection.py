@@ -8,6 +8,9 @@ A socket is never mended. Whatever is wrong with it (no answer to HELLO or PING,
 a row, a refused session, a lost TCP connection), it is closed and another one opened, since the
 broker knows a socket by a routing id that no reply reaches any more once TCP has reconnected
 (zeromq.md 3.3, pitfalls 7 to 10).
+
+A broker that owes answers and says nothing for a while is sent a PING: one that is paused, or cut
+off without a word, is found out in seconds, however long the requests themselves may take.
 """
 
 from __future__ import annotations
@@ -61,6 +64,12 @@ CALLS_MAX: Final = 4_096
 REQUESTS_IN_FLIGHT_MAX: Final = 64
 """Requests that were sent and are not answered: as many as the socket's queue takes."""
 GREETING_TIMEOUT: Final = 3 * SECOND
+SILENCE_MAX: Final = 3 * SECOND
+"""A broker that owes an answer and is not heard for so long is asked whether it is there."""
+PROBE_TIMEOUT: Final = 5 * SECOND
+"""How long it may take to say so."""
+DOUBT: Final = 10 * SECOND
+"""How long others are preferred to a broker that did not carry something out."""
 SILENT_TIMEOUTS_MAX: Final = 2
 """Time-outs in a row with nothing heard in between, after which a socket counts as dead."""
 
@@ -160,6 +169,12 @@ class Connection:
         """Kept from socket to socket, so that the broker fences the socket before."""
         self._rx = 0
         self._silent_timeouts = 0
+        self._heard_at = 0
+        """When a message came last, or when the broker began to owe an answer."""
+        self._probed_at = -1
+        self._doubted_until = 0
+        self._is_leaving = False
+        """Whether the broker has said that it shuts down."""
         self._is_congested = False
         self._is_warning = True
         """Whether the end of a connection is worth a warning: not when it is wanted."""
@@ -169,6 +184,24 @@ class Connection:
     def is_ready(self) -> bool:
         """Whether requests go out at once."""
         return self.phase is Phase.READY
+
+    @property
+    def failures(self) -> int:
+        """How many attempts in a row have come to nothing; 0 once the broker has answered."""
+        return self._backoff.failures
+
+    def is_sound(self, now: int) -> bool:
+        """Whether it is ready, and nothing speaks for asking another broker instead."""
+        return (
+            self.phase is Phase.READY
+            and self._probed_at <= self._heard_at
+            and self._doubted_until <= now
+            and not self._is_leaving
+        )
+
+    def doubt(self, now: int) -> None:
+        """The broker did not carry something out: it may be cut off from the others."""
+        self._doubted_until = now + DOUBT
 
     @property
     def room(self) -> int:
@@ -184,7 +217,7 @@ class Connection:
     def next_wake(self) -> int:
         """When `handle_time` has something to do next."""
         if self.phase is Phase.READY:
-            return min(self._next_deadline, self._ping_at)
+            return min(self._next_deadline, self._ping_at, self._probe_at())
         reopen_at = self.reopen_at if self.phase is Phase.IDLE and self.is_wanted else NEVER
         return min(self._next_deadline, self._greeting_deadline, reopen_at)
 
@@ -195,8 +228,8 @@ class Connection:
         self.socket = socket
         self.last_failure = "no answer yet"
         self._rx = 0
-        self._silent_timeouts = 0
-        self._is_congested = False
+        self._silent_timeouts = self._doubted_until = 0
+        self._is_congested = self._is_leaving = False
         self._greeting_deadline = now + GREETING_TIMEOUT
         self._effects.append(OpenSocket(socket, self.address))
         hello: Fields = {
@@ -230,6 +263,8 @@ class Connection:
         self._calls[self._correlation] = Call(api, fields, body, deadline, on_answer)
         self._next_deadline = min(self._next_deadline, deadline)
         self._queue.append(self._correlation)
+        if not self._sent_count:
+            self._heard_at = max(self._heard_at, now)
         self._send_queued()
 
     def send_unanswered(self, api: Api, fields: Fields, body: Sequence[Body]) -> None:
@@ -247,6 +282,7 @@ class Connection:
             self.drop(now, str(error))
             return
         self._silent_timeouts = 0
+        self._heard_at = now
         if self.phase is Phase.GREETING:
             if api == Api.HELLO:
                 self._news.is_fresh = True
@@ -289,13 +325,19 @@ class Connection:
         if self.phase is Phase.READY and now >= self._ping_at:
             self._ping_at = now + self._ping_every
             self.request(now, Api.PING, {}, (), now + self._ping_every, self._take_ping)
+        if self.phase is Phase.READY and now >= self._probe_at():
+            self._probed_at = now
+            self._news.is_fresh = True
+            self.request(now, Api.PING, {}, (), now + PROBE_TIMEOUT, self._take_probe)
 
     def drop(self, now: int, reason: str) -> None:
-        """Give the socket up. Calls that were sent fail; the others wait for the next socket."""
+        """Give the socket up. Calls that were sent fail; the others wait for the next socket, and
+        fail if that does not come to be ready either: another broker may do."""
         if self.phase is Phase.IDLE:
             return
+        was_ready = self.phase is Phase.READY
         self._news.is_fresh = True
-        if self.phase is Phase.READY:
+        if was_ready:
             detail = f"{self.address}: {reason}"
             self._effects.append(Observed("disconnected", detail, is_warning=self._is_warning))
         self.phase = Phase.IDLE
@@ -305,10 +347,13 @@ class Connection:
         self._effects.append(CloseSocket(self.socket))
         self.socket = -1
         self._sent_count = 0
-        lost = [number for number, call in self._calls.items() if call.is_sent]
+        lost = [n for n, call in self._calls.items() if call.is_sent or not was_ready]
         for call in [self._calls.pop(number) for number in lost]:
             detail = f"the connection to {self.address} ended before the answer came: {reason}"
-            call.on_answer(now, Failure(DisconnectedError(detail), is_sent=True))
+            if not call.is_sent:
+                detail = f"{call.api.name} was not sent to {self.address}: {reason}"
+            call.on_answer(now, Failure(DisconnectedError(detail), call.is_sent))
+        self.is_wanted |= bool(self._calls)
 
     def close(self, now: int, reason: str) -> None:
         """End for good: every call fails, and the broker is told that nobody comes back."""
@@ -366,11 +411,24 @@ class Connection:
         elif self.phase is Phase.READY:
             self.drop(now, "PING was not answered")
 
+    def _take_probe(self, now: int, answer: Reply | Failure) -> None:
+        if isinstance(answer, Reply):
+            self._take_ping(now, answer)
+        elif self.phase is Phase.READY and self._probed_at > self._heard_at:
+            silence = (now - self._heard_at) // SECOND
+            self.drop(now, f"nothing was heard for {silence} s, nor was PING answered")
+
+    def _probe_at(self) -> int:
+        if not self._sent_count or self._probed_at > self._heard_at:
+            return NEVER
+        return self._heard_at + SILENCE_MAX
+
     def _note_clock(self, now: int, time_ms: int) -> None:
         self._clock_offset = time_ms * MS - now
 
     def _refused(self, now: int, call: Call, error_map: object) -> None:
         error = error_from_wire(error_map if isinstance(error_map, dict) else {})
+        self._is_leaving |= error.code is Code.SHUTTING_DOWN
         if error.code in _SESSION_ENDED:
             if error.code is Code.SESSION_FENCED:
                 self._session = self._chance.session_id()

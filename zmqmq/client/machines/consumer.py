@@ -30,10 +30,10 @@ from zmqmq.client.machines.effects import (
     Promise,
     Reply,
 )
-from zmqmq.client.machines.lookup import Lookup
+from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.places import Places
-from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import (
@@ -46,6 +46,7 @@ from zmqmq.errors import (
     error_from_wire,
     refusal,
 )
+from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.wire.apis import Api
 
 FETCHES_MAX: Final = 16
@@ -55,7 +56,6 @@ FETCHES_APART: Final = 6
 PARTITIONS_AT_ONCE: Final = 1_000
 """Partitions in one fetch: what surely fits a header of 64 KiB."""
 RETRY_MAX: Final = 2_000 * MS
-_MOVED = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
 
 
 class Consumer:
@@ -90,7 +90,9 @@ class Consumer:
         """Whether fetching has stopped until the reader takes something."""
         self.is_closed = False
         self.commits = (
-            Commits(options.group, network, routing, chance, effects) if options.group else None
+            Commits(options.group, self.streams, network, routing, chance, effects)
+            if options.group
+            else None
         )
         self._options = options
         self._start = start
@@ -98,13 +100,11 @@ class Consumer:
         """Topics of which new partitions are followed, and how many are known."""
         self._timeout = request_timeout
         self._promise = promise
-        self._network = network
         self._routing = routing
+        self._lookup = lookup
         self._chance = chance
         self._effects = effects
-        self._places = Places(
-            options.group, request_timeout, network, routing, lookup, chance, self._placed
-        )
+        self._places = Places(options.group, request_timeout, routing, lookup, chance, self._placed)
         self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
         self._asked_bytes = 0
         """What the fetches that are not answered may bring."""
@@ -155,6 +155,8 @@ class Consumer:
             return
         self._drop(stream)
         stream.retries = stream.not_before = 0
+        if stream.is_stopped:
+            stream.is_stopped, stream.topic_id = False, b""
         if place.kind is PlaceKind.OFFSET:
             stream.place, stream.position = None, place.number
         else:
@@ -168,6 +170,14 @@ class Consumer:
             self._drop(stream)
             stream.generation = generation
             stream.is_paused = True
+
+    def stop(self, topic: str, partition: int, generation: int) -> None:
+        """What was fetched cannot be read: fetch nothing more of this partition until a seek."""
+        stream = self.streams.get((topic, partition))
+        if stream is not None:
+            self._drop(stream)
+            stream.generation = generation
+            stream.is_stopped = True
 
     def resume(self, topic: str, partition: int) -> None:
         """Fetch again, from the position of the last seek."""
@@ -228,6 +238,8 @@ class Consumer:
 
     def _follow_topics(self, now: int) -> None:
         """Make a stream for each partition that METADATA tells of, the first time and later."""
+        if self.commits is not None:
+            self._routing.want(now, OFFSETS_TOPIC)  # asked for together with the others
         for name, known in self._topics.items():
             topic = self._routing.want(now, name)
             if topic is None:
@@ -253,7 +265,7 @@ class Consumer:
     def _placed(self, stream: Stream, error: ZmqmqError | None) -> None:
         """The position of a stream has been found out, or cannot be."""
         if error is not None:
-            stream.place, stream.position, stream.is_paused = None, -1, True
+            stream.place, stream.position, stream.is_stopped = None, -1, True
             self.start_errors.append(error)
         self._effects.append(Fetched(self._promise))
 
@@ -294,15 +306,19 @@ class Consumer:
     def _leader_of(self, now: int, stream: Stream) -> Connection | None:
         refused = self._routing.unknown.get(stream.topic)
         if refused is not None:
-            stream.is_paused = True
+            stream.is_stopped = True
             self._fail(refused)
             return None
-        leader = self._routing.leader(stream.topic, stream.partition)
-        if leader is None or stream.moved_at == self._routing.version:
-            # Nobody leads it, or the one who did said that he does not: wait for other news.
+        topic = self._routing.topics.get(stream.topic)
+        if topic is not None and stream.topic_id not in (b"", topic.id):
+            stream.is_stopped = True
+            self._fail(_made_anew(stream))
+            return None
+        if stream.moved_at == self._routing.version:
+            # The one who led it said that he does not: wait for other news.
             self._routing.refresh(now)
             return None
-        return self._network.to_broker(leader)
+        return self._routing.to_leader(now, stream.topic, stream.partition)
 
     def _request(self, now: int, connection: Connection, streams: list[Stream]) -> None:
         topics = self._routing.topics
@@ -311,7 +327,8 @@ class Consumer:
         asked = []
         for stream in streams:
             stream.request = token
-            asked.append((stream, topics[stream.topic].id, stream.position))
+            stream.topic_id = topics[stream.topic].id
+            asked.append((stream, stream.topic_id, stream.position))
         self._fetches[connection] = self._fetches.get(connection, 0) + 1
         self._asked_bytes += size
         self.is_starved = False
@@ -348,7 +365,7 @@ class Consumer:
             for stream, _, _ in asked:
                 if stream.request is token:
                     stream.request = None
-                    self._refused(now, stream, error)
+                    self._refused(now, stream, connection, error)
             return
         assert isinstance(answer, Reply)
         body = iter(answer.body)
@@ -369,7 +386,7 @@ class Consumer:
             else:
                 is_error = isinstance(entry, dict)
                 error = error_from_wire(entry) if is_error else ProtocolError("FETCH: no entry")
-                self._refused(now, stream, error)
+                self._refused(now, stream, connection, error)
         if has_news:
             self._effects.append(Fetched(self._promise))
 
@@ -377,7 +394,7 @@ class Consumer:
         try:
             next_offset = end_of_batches(data)
         except CorruptDataError as error:
-            stream.is_paused = True
+            stream.is_stopped = True
             self._fail(CorruptDataError(f"{stream!r}: {error}"))
             return
         self.received += len(data)
@@ -390,27 +407,30 @@ class Consumer:
         key = stream.topic, stream.partition
         self.streams[key] = self.streams.pop(key)
 
-    def _refused(self, now: int, stream: Stream, error: ZmqmqError) -> None:
+    def _refused(self, now: int, stream: Stream, connection: Connection, error: ZmqmqError) -> None:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
         code = error.code if isinstance(error, WireError) else None
         if code is Code.OFFSET_OUT_OF_RANGE and isinstance(error, WireError):
-            self._out_of_range(stream, error)
-        elif code in _MOVED or (isinstance(error, WireError) and error.retriable):
-            if code in _MOVED:
+            self._out_of_range(now, stream, error)
+        elif code in MOVED or (isinstance(error, WireError) and error.retriable):
+            where = stream.topic, stream.topic_id, stream.partition
+            if self._routing.note_error(now, *where, connection, error):
                 stream.moved_at = self._routing.version
-                self._routing.refresh(now)
-            stream.retries += 1
-            jitter = self._chance.jitter()
-            delay = backoff_delay(50 * MS, RETRY_MAX, stream.retries, jitter)
-            stream.not_before = now + delay
+            self._back_off(now, stream)
         else:
-            stream.is_paused = True
+            stream.is_stopped = True
             self._fail(error)
 
-    def _out_of_range(self, stream: Stream, error: WireError) -> None:
+    def _back_off(self, now: int, stream: Stream) -> None:
+        stream.retries += 1
+        jitter = self._chance.jitter()
+        stream.not_before = now + backoff_delay(50 * MS, RETRY_MAX, stream.retries, jitter)
+
+    def _out_of_range(self, now: int, stream: Stream, error: WireError) -> None:
         """Behind the log's start: retention took what was not read yet, go on at the start.
 
-        Beyond its end: what was read once is gone. Only the caller can know what to do.
+        Beyond its end: what was read or committed once is gone, or this broker was replaced as
+        the leader and does not know it yet. LIST_OFFSETS tells, whose answers are the latest.
         """
         log_start = error.hints.get("log_start")
         if type(log_start) is int and stream.position < log_start:
@@ -422,8 +442,24 @@ class Consumer:
             stream.position = log_start
             self._effects.append(Fetched(self._promise))
         else:
-            stream.is_paused = True
+            stream.request = token = object()
+            questions = [Question(stream.topic, stream.partition, "end")]
+            confirm = partial(self._confirm_end, stream, token, error)
+            self._lookup.ask(now, questions, now + self._timeout, confirm)
+
+    def _confirm_end(
+        self, stream: Stream, token: object, error: WireError, now: int, answers: Answers
+    ) -> None:
+        """The end that the leader tells: only the caller can know what to do beyond it."""
+        if self.is_closed or stream.request is not token:
+            return  # it was sought, paused or dropped meanwhile
+        stream.request = None
+        (end,) = answers.values()
+        if isinstance(end, int) and end < stream.position:
+            stream.is_stopped = True
             self._fail(error)
+        else:
+            self._back_off(now, stream)
 
 
 def _parts(streams: list[Stream], *, is_apart: bool) -> Iterator[list[Stream]]:
@@ -442,5 +478,15 @@ def _parts(streams: list[Stream], *, is_apart: bool) -> Iterator[list[Stream]]:
 def _no_partition(name: str, partition: int, count: int) -> NotFoundError:
     detail = f"topic {name!r} has partitions 0 to {count - 1}; {partition} is none"
     error = refusal(Code.UNKNOWN_PARTITION, detail)
+    assert isinstance(error, NotFoundError)
+    return error
+
+
+def _made_anew(stream: Stream) -> NotFoundError:
+    detail = (
+        f"topic {stream.topic!r} was deleted and made again; offset {stream.position} of partition "
+        f"{stream.partition} was one of the old topic. Seek, to read the new one"
+    )
+    error = refusal(Code.UNKNOWN_TOPIC, detail)
     assert isinstance(error, NotFoundError)
     return error

@@ -47,7 +47,7 @@ class Core:
         self.network = Network(servers, Identity(client), chance, self.effects, self.news)
         self.routing = Routing(self.network, chance, self.request_timeout, self.news)
         self.lookup = Lookup(self.network, self.routing, chance)
-        self.admin = Admin(self.network, chance, self.effects)
+        self.admin = Admin(self.network, self.routing, chance, self.effects)
         self._producers: dict[Producer, None] = {}
         self._consumers: dict[Consumer, None] = {}
         self._connecting: dict[Promise, int] = {}
@@ -207,7 +207,7 @@ class Core:
             producer.accumulator.check()
 
     def _end_connecting(self, now: int) -> None:
-        ready = self.network.any_ready()
+        ready = self.network.any_ready(now)
         for promise, deadline in list(self._connecting.items()):
             if ready is not None:
                 self.effects.append(Resolved(promise, ready.address))

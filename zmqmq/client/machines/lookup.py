@@ -7,11 +7,11 @@ from functools import partial
 from typing import NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import MS, NEVER, Chance, Failure, Reply
 from zmqmq.client.machines.network import Network
-from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.errors import (
-    Code,
     ProtocolError,
     TimedOutError,
     WireError,
@@ -95,7 +95,7 @@ class Lookup:
         )
 
     def _ask_leaders(self, now: int, job: _Job) -> None:
-        by_leader: dict[int, list[Question]] = {}
+        by_leader: dict[Connection, list[Question]] = {}
         job.not_before = now + 50 * MS
         for question in list(job.open):
             refused = self._routing.unknown.get(question.topic)
@@ -103,40 +103,41 @@ class Lookup:
                 del job.open[question]
                 job.answers[question] = refused
                 continue
-            leader = self._routing.leader(question.topic, question.partition)
-            if leader is None:
-                self._routing.refresh(now)
-            else:
-                by_leader.setdefault(leader, []).append(question)
-        for leader, questions in by_leader.items():
-            connection = self._network.to_broker(leader)
-            if connection is None:
-                continue
+            connection = self._routing.to_leader(now, question.topic, question.partition)
+            if connection is not None:
+                by_leader.setdefault(connection, []).append(question)
+        for connection, questions in by_leader.items():
             for at in range(0, len(questions), ENTRIES_AT_ONCE):
                 part = questions[at : at + ENTRIES_AT_ONCE]
                 for question in part:
                     del job.open[question]
                 job.asked_count += 1
-                topics = self._routing.topics
-                entries = [(topics[q.topic].id, q.partition, q.at) for q in part]
+                ids = [self._routing.topics[q.topic].id for q in part]
+                entries = [(i, q.partition, q.at) for i, q in zip(ids, part, strict=True)]
                 connection.request(
                     now,
                     Api.LIST_OFFSETS,
                     {"partitions": entries},
                     (),
                     job.deadline,
-                    partial(self._take_answer, job, part),
+                    partial(self._take_answer, job, part, ids, connection),
                 )
 
     def _take_answer(
-        self, job: _Job, part: Sequence[Question], now: int, answer: Reply | Failure
+        self,
+        job: _Job,
+        part: Sequence[Question],
+        ids: Sequence[bytes],
+        connection: Connection,
+        now: int,
+        answer: Reply | Failure,
     ) -> None:
         job.asked_count -= 1
         job.not_before = now
         entries = answer.fields.get("offsets") if isinstance(answer, Reply) else None
         if type(entries) is not list or len(entries) != len(part):
             entries = [None] * len(part)
-        for question, entry in zip(part, entries, strict=True):
+        for question, topic_id, entry in zip(part, ids, entries, strict=True):
             if type(entry) is list and entry and type(entry[0]) is int:
                 job.answers[question] = entry[0]
                 self._backoff.reset()
@@ -146,11 +147,10 @@ class Lookup:
                 error = error_from_wire(entry)
             elif isinstance(answer, Failure):
                 error = answer.error
-            code = error.code if isinstance(error, WireError) else None
-            may_retry = isinstance(error, WireError) and error.retriable
-            if may_retry or code in (Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION):
+            if isinstance(error, WireError) and (error.retriable or error.code in MOVED):
                 # Asked again until metadata says for good that there is none, or time is over.
-                self._routing.refresh(now)
+                where = question.topic, topic_id, question.partition
+                self._routing.note_error(now, *where, connection, error)
                 job.open[question] = None
                 job.not_before = now + self._backoff.next_delay()
             else:

@@ -3,6 +3,9 @@
 Somebody always wants at least one broker: while none answers, the bootstrap servers and the
 brokers known from metadata are tried one after the other, each with its own back-off. Leaders
 are connected to when `to_broker` first asks for them, and stay connected.
+
+What any broker can answer goes to one and the same, the home, as long as that is sound. One that
+is silent, shuts down, or may be cut off from the others is left for another.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from zmqmq.client.machines.connection import Connection, Identity
+from zmqmq.client.machines.connection import Connection, Identity, Phase
 from zmqmq.client.machines.effects import (
     NEVER,
     Body,
@@ -67,14 +70,19 @@ class Network:
         self._by_socket: dict[int, Connection] = {}
         self._sockets = 0
         self._home: Connection | None = None
+        self._is_seeking = True
+        """Whether there was no sound connection when `handle_time` looked last."""
         self._waiting: deque[Waiting] = deque()
         self._next_waiting_deadline = NEVER
 
-    def any_ready(self) -> Connection | None:
-        """A connection that answers; the same one as long as it does."""
-        if self._home is not None and self._home.is_ready:
-            return self._home
-        self._home = next((c for c in self.connections.values() if c.is_ready), None)
+    def any_ready(self, now: int) -> Connection | None:
+        """A connection that answers; the same one as long as it is sound, or there is none."""
+        home = self._home
+        if home is not None and home.is_sound(now):
+            return home
+        ready = [c for c in self.connections.values() if c.is_ready]
+        last = home if home in ready else next(iter(ready), None)
+        self._home = next((c for c in ready if c.is_sound(now)), last)
         return self._home
 
     def to_broker(self, broker: int) -> Connection | None:
@@ -91,11 +99,20 @@ class Network:
                 connection.is_wanted = self._news.is_fresh = True
         return None
 
+    def is_failing(self, broker: int) -> bool:
+        """Whether a broker that `to_broker` does not reach was not reached lately either."""
+        address = self.addresses.get(broker)
+        if address is None:
+            return True
+        connection = self.connections.get(address)
+        # Ready, and yet not this broker: somebody else lives there by now.
+        return connection is not None and (connection.failures > 0 or connection.is_ready)
+
     def request_any(
         self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer
     ) -> None:
         """Send a request to some broker, as soon as one answers."""
-        connection = self.any_ready()
+        connection = self.any_ready(now)
         if connection is not None:
             connection.request(now, api, fields, (), deadline, on_answer)
         elif len(self._waiting) >= WAITING_MAX or self.is_closed:
@@ -117,6 +134,9 @@ class Network:
     def note_brokers(self, addresses: dict[int, str]) -> None:
         """METADATA told which brokers there are."""
         self.addresses = addresses
+        for connection in self.connections.values():
+            if connection.address not in self._candidates():
+                connection.is_wanted = False
 
     def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
         """A message came in on a socket."""
@@ -154,17 +174,19 @@ class Network:
                 self._open(now, connection)
         if now >= self._next_waiting_deadline:
             self._expire_waiting(now)
-        if self.any_ready() is None:
+        home = self.any_ready(now)
+        self._is_seeking = home is None or not home.is_sound(now)
+        if self._is_seeking:
             self._seek_home(now)
-        elif self._waiting:
-            self._send_waiting(now)
+        if home is not None and self._waiting:
+            self._send_waiting(now, home)
 
     def next_wake(self) -> int:
         """When `handle_time` has something to do next."""
         wake = self._next_waiting_deadline
         for connection in self.connections.values():
             wake = min(wake, connection.next_wake())
-        if self.any_ready() is None and not self.is_closed:
+        if self._is_seeking and not self.is_closed:
             wake = min(wake, self._seek_at())
         return wake
 
@@ -209,20 +231,29 @@ class Network:
 
     def _seek_at(self) -> int:
         """When the next address may be tried; NEVER while an attempt is under way."""
-        if any(c.socket >= 0 for c in self.connections.values()):
-            return NEVER
+        if any(c.phase is Phase.GREETING and c.failures < 2 for c in self.connections.values()):
+            return NEVER  # an attempt that has failed twice already is not worth waiting for
         known = self.connections
-        return min(known[a].reopen_at if a in known else 0 for a in self._candidates())
+        closed = self._closed_addresses()
+        return min((known[a].reopen_at if a in known else 0 for a in closed), default=NEVER)
 
     def _seek_home(self, now: int) -> None:
         if self.is_closed or now < self._seek_at():
             return
-        connections = [self._connection(address) for address in self._candidates()]
+        connections = [self._connection(address) for address in self._closed_addresses()]
         self._open(now, min(connections, key=lambda c: c.reopen_at))
 
-    def _send_waiting(self, now: int) -> None:
-        connection = self.any_ready()
-        assert connection is not None
+    def _closed_addresses(self) -> list[str]:
+        """Where there may be a broker that this client has no socket to."""
+        sockets = [c for c in self.connections.values() if c.socket >= 0]
+        taken = {c.address for c in sockets}
+        # A bootstrap address may be another name of a broker that is there already.
+        taken |= {
+            self.addresses[c.broker] for c in sockets if c.is_ready and c.broker in self.addresses
+        }
+        return [address for address in self._candidates() if address not in taken]
+
+    def _send_waiting(self, now: int, connection: Connection) -> None:
         waiting, self._waiting = self._waiting, deque()
         self._next_waiting_deadline = NEVER
         for api, fields, deadline, on_answer in waiting:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import MS, NEVER, Chance, Failure, Reply
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
-from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.stream import Place, PlaceKind, Stream
 from zmqmq.errors import ProtocolError, WireError, ZmqmqError
@@ -37,7 +37,6 @@ class Places:
         self,
         group: str | None,
         timeout: int,
-        network: Network,
         routing: Routing,
         lookup: Lookup,
         chance: Chance,
@@ -45,7 +44,6 @@ class Places:
     ) -> None:
         self._group = group
         self._timeout = timeout
-        self._network = network
         self._routing = routing
         self._lookup = lookup
         self._backoff = Backoff(chance, longest=1_000 * MS)
@@ -61,15 +59,23 @@ class Places:
         self._not_before = 0
         looked_up: list[Stream] = []
         stored: list[Stream] = []
+        coordinator: Connection | None = None
+        if self._group is not None:
+            coordinator = self._routing.to_coordinator(now, self._group)
         for stream in streams:
             if stream.place is None or self._asking.get(stream) == stream.generation:
                 continue
-            if self._routing.want(now, stream.topic) is None:
+            topic = self._routing.want(now, stream.topic)
+            if topic is None:
                 continue
             is_stored = stream.place.kind is PlaceKind.STORED
+            if is_stored and coordinator is None:
+                continue  # there is news when it is there
+            stream.topic_id = topic.id
             (stored if is_stored else looked_up).append(stream)
         for at in range(0, len(stored), ENTRIES_MAX // 4):
-            self._ask_group(now, stored[at : at + ENTRIES_MAX // 4])
+            assert coordinator is not None
+            self._ask_group(now, coordinator, stored[at : at + ENTRIES_MAX // 4])
         if looked_up:
             self._ask_leaders(now, looked_up, has_end=has_end)
 
@@ -77,26 +83,30 @@ class Places:
         """When `pump` has something to do next."""
         return self._not_before or NEVER
 
-    def _ask_group(self, now: int, streams: list[Stream]) -> None:
+    def _ask_group(self, now: int, coordinator: Connection, streams: list[Stream]) -> None:
         asked = []
         for stream in streams:
             self._asking[stream] = stream.generation
             asked.append((stream, stream.generation))
-        topics = self._routing.topics
         fields = {
             "group": self._group,
-            "partitions": [(topics[s.topic].id, s.partition) for s in streams],
+            "partitions": [(s.topic_id, s.partition) for s in streams],
         }
-        self._network.request_any(
+        coordinator.request(
             now,
             Api.OFFSET_FETCH,
             fields,
+            (),
             now + self._timeout,
-            partial(self._take_stored, asked),
+            partial(self._take_stored, coordinator, asked),
         )
 
     def _take_stored(
-        self, asked: Sequence[tuple[Stream, int]], now: int, answer: Reply | Failure
+        self,
+        coordinator: Connection,
+        asked: Sequence[tuple[Stream, int]],
+        now: int,
+        answer: Reply | Failure,
     ) -> None:
         entries = answer.fields.get("offsets") if isinstance(answer, Reply) else None
         error: ZmqmqError | None = None
@@ -110,6 +120,8 @@ class Places:
         else:
             found = {(bytes(e[0]), e[1]): e[2] for e in entries}
         may_retry = isinstance(error, WireError) and error.retriable
+        if error is not None and self._group is not None:
+            self._routing.note_coordinator_error(now, self._group, coordinator, error)
         for stream, generation in asked:
             self._forget(stream, generation)
             if stream.generation != generation:
@@ -119,8 +131,7 @@ class Places:
             elif error is not None:
                 self._on_placed(stream, error)
             else:
-                topic = self._routing.topics.get(stream.topic)
-                offset = found.get((topic.id, stream.partition)) if topic else None
+                offset = found.get((stream.topic_id, stream.partition))
                 # Nothing committed yet: the start, looked up like any other place.
                 stream.place = (
                     Place(PlaceKind.START) if offset is None else Place(PlaceKind.OFFSET, offset)

@@ -6,7 +6,8 @@ numbers of one partition; `accumulator.py` has what was not sent yet.
 
 The promise: a record is stored once, in the order of `send` within its partition, or its handle
 says why not. A refused batch is *no*; one that may have been appended is *perhaps*, and an
-idempotent producer sends it again, byte for byte, until it knows (replication.md P1-P5).
+idempotent producer sends it again, byte for byte, to whoever leads by now, until it knows
+(replication.md P1-P5).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from zmqmq.client.machines.effects import (
 )
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.request import Request
-from zmqmq.client.machines.routing import Routing
+from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.sequences import Sequences
 from zmqmq.client.options import ProducerOptions
 from zmqmq.errors import (
@@ -56,7 +57,6 @@ GAP_PAUSE: Final = 5 * MS
 """How long a batch waits whose predecessor has not arrived yet."""
 BACKOFF_MAX: Final = 2_000 * MS
 
-_MOVED = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
 _NO_SEQUENCE = frozenset({Code.OUT_OF_ORDER_SEQUENCE, Code.UNKNOWN_PRODUCER})
 
 
@@ -161,6 +161,9 @@ class Producer:
             if connection is None or connection.room <= REQUESTS_KEPT_FREE:
                 self._hold(queue)
                 continue
+            if queue.carrier is not connection and not self._move(queue, connection):
+                self._hold(queue)
+                continue
             request = requests.get(connection)
             if request is None:
                 self._note_limits(connection)
@@ -175,12 +178,26 @@ class Producer:
         return has_more
 
     def _connection(self, now: int, queue: PartitionQueue) -> Connection | None:
-        leader = self._routing.leader(queue.topic.name, queue.partition)
-        if leader is None or queue.moved_at == self._routing.version:
-            # Nobody leads it, or the one who did said that he does not: wait for other news.
+        if queue.moved_at == self._routing.version:
+            # The one who led it said that he does not: wait for other news.
             self._routing.refresh(now)
             return None
-        return self._network.to_broker(leader)
+        return self._routing.to_leader(now, queue.topic.name, queue.partition)
+
+    def _move(self, queue: PartitionQueue, connection: Connection) -> bool:
+        """Another broker leads: whether its batches may go there now.
+
+        Nothing may overtake what the old leader has not answered. Sent again to the new one, it
+        is recognised there if it was stored; without idempotence its answer has to be awaited.
+        """
+        waiting = [batch for batch in queue.in_flight if batch.request is not None]
+        if waiting and not self._sequences.is_idempotent:
+            return False
+        for batch in waiting:
+            batch.request = None
+            batch.unknowns += not batch.is_void
+        queue.carrier = connection
+        return True
 
     def _fill(self, request: Request, queue: PartitionQueue) -> bool:
         """Put the queue's next batches into the request; False if some are left for another."""
@@ -252,14 +269,15 @@ class Producer:
         fields["timeout_ms"] = min(wait // MS, WAIT_MS_MAX)
         fields["expires_ms"] = request.connection.broker_time_ms(now + wait) + 1
         for batch in batches:
-            batch.is_in_request = True
-        answered = partial(self._answered, batches)
+            batch.request = request
+        answered = partial(self._answered, request)
         deadline = now + wait + ANSWER_SLACK
         request.connection.request(now, Api.PRODUCE, fields, body, deadline, answered)
 
     # Answers
 
-    def _answered(self, batches: Sequence[Batch], now: int, answer: Reply | Failure) -> None:
+    def _answered(self, request: Request, now: int, answer: Reply | Failure) -> None:
+        batches = request.batches
         if isinstance(answer, Reply):
             results = answer.fields.get("results")
             if type(results) is not list or len(results) != len(batches):
@@ -272,14 +290,17 @@ class Producer:
         again: dict[PartitionQueue, int] = {}
         held = {batch.queue for batch in batches if batch.queue.not_before > now}
         for batch, outcome in zip(batches, outcomes, strict=True):
-            batch.is_in_request = False
+            is_current = batch.request is request
+            if is_current:
+                batch.request = None
             if batch.outcome is not None:
                 continue  # given up on meanwhile
             if type(outcome) is list and len(outcome) >= 2:
                 self._end(batch, Stored(outcome[0], outcome[1]))
                 batch.queue.retries = 0
-                continue
-            self._failed(now, batch, _error_of(outcome), again, is_sent=is_sent)
+            elif is_current:  # else it goes to another broker by now
+                connection, error = request.connection, _error_of(outcome)
+                self._failed(now, batch, connection, error, again, is_sent=is_sent)
         for queue, pause in again.items():
             if queue not in held:  # requests that fail together are one failure
                 queue.retries += 1
@@ -301,6 +322,7 @@ class Producer:
         self,
         now: int,
         batch: Batch,
+        connection: Connection,
         error: ZmqmqError,
         again: dict[PartitionQueue, int],
         *,
@@ -310,49 +332,50 @@ class Producer:
         queue = batch.queue
         batch.error = error
         code = error.code if isinstance(error, WireError) else None
+        where = queue.topic.name, queue.topic.id, queue.partition
+        if self._routing.note_error(now, *where, connection, error):
+            queue.moved_at = self._routing.version
         is_unknown = is_sent and not isinstance(error, RefusedError)
         if is_unknown:
-            batch.unknowns += 1
+            batch.unknowns += not batch.is_void
             if self._sequences.is_idempotent:
                 again.setdefault(queue, 0)
             else:
                 self._end(batch, error)
         elif code is Code.DUPLICATE_SEQUENCE:
             self._end(batch, Stored(-1, -1))
-        elif code is Code.UNKNOWN_PRODUCER and batch.unknowns and self._sequences.is_idempotent:
-            if queue.in_flight[0] is batch:
-                # An earlier sending may have been appended, and who did it forgotten since: nobody
-                # can tell any more, and sent under a new number it might be stored twice.
-                self._end(batch, _given_up(batch, "the broker no longer knows this producer"))
-                self._sequences.note_hole(queue)
-            else:
-                # What comes before it has to be decided first, and may well be all it takes.
-                queue.not_before = max(queue.not_before, now + GAP_PAUSE)
         elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
-            # Had it been appended, it would have been recognised: so it was not.
-            batch.unknowns = 0
-            if queue.in_flight[0] is batch:
-                self._sequences.note_hole(queue)
-            elif not queue.is_bumping:
-                queue.not_before = max(queue.not_before, now + GAP_PAUSE)
-        elif not is_sent or code in _MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
-            if code in _MOVED:
-                queue.moved_at = self._routing.version
-                self._routing.refresh(now)
+            self._out_of_sequence(now, batch)
+        elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
             again[queue] = max(again.get(queue, 0), _pause(error))
         else:
             # No to this sending; perhaps to an earlier one that was never answered.
             doubt = batch.unknowns and _given_up(batch, "it was refused when sent again")
+            self._sequences.note_hole(batch)
             self._end(batch, doubt or error)
-            self._sequences.note_hole(queue)
+
+    def _out_of_sequence(self, now: int, batch: Batch) -> None:
+        """The broker misses what comes before a batch, or has forgotten this producer."""
+        queue = batch.queue
+        if queue.is_bumping and not batch.unknowns:
+            return  # it gets another number
+        if queue.in_flight[0] is not batch:
+            # What comes before it has to be decided first, and may well be all it takes.
+            queue.not_before = max(queue.not_before, now + GAP_PAUSE)
+            return
+        self._sequences.note_hole(batch)
+        if batch.unknowns:
+            # An earlier sending may be in a log that this broker does not have, or be forgotten.
+            # Under a new number it might be stored twice.
+            self._end(batch, _given_up(batch, "the broker does not know what came before it"))
 
     def _give_up(self, late: list[Batch]) -> None:
         """The delivery time-out is over."""
         for batch in late:
+            if batch.base_sequence >= 0:
+                self._sequences.note_hole(batch)
             with self._guard:
                 self.accumulator.remove(batch)
-            if batch.base_sequence >= 0:
-                self._sequences.note_hole(batch.queue)
             self._end(batch, _given_up(batch, "delivery_timeout_ms is over"))
         for queue in {batch.queue: None for batch in late}:
             with self._guard:
@@ -403,7 +426,7 @@ class Producer:
                 if queues.id not in (b"", topic.id):
                     # Deleted and made anew: what was encoded for the old one is of no use.
                     for queue in queues.partitions:
-                        self._sequences.note_hole(queue)
+                        self._sequences.begin_anew(queue)
                 with self._guard:
                     homeless = accumulator.route(name, topic.id, len(topic.leaders))
                     for queue in queues.partitions:
@@ -418,7 +441,8 @@ class Producer:
                         accumulator.remove(batch)
                     accumulator.forget(queues)
                 for batch in lost:
-                    self._end(batch, routing.unknown[name])
+                    doubt = batch.is_uncertain and _given_up(batch, str(routing.unknown[name]))
+                    self._end(batch, doubt or routing.unknown[name])
         self._routed = (routing.version, len(accumulator.topics))
         self._flush_settled()
 

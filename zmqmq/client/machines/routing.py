@@ -1,8 +1,12 @@
 """What METADATA said: each topic's id, the leader of each partition, where the brokers are.
 
-Asks again when somebody met a broker that is no longer the leader, when a topic is not known yet,
-and every minute. One request at a time, with back-off, so that a thousand partitions that lose
-their leader together make one request.
+Asks again when somebody met a broker that is no longer the leader, or does not reach it, when a
+topic is not known yet, and every minute. One request at a time, with back-off, so that a thousand
+partitions that lose their leader together make one request.
+
+Any broker may answer, and one that lags tells of the past. So of each partition the highest leader
+epoch counts that any broker has told of, and a topic is another one, or gone, only when that was
+said several times in a row.
 """
 
 from __future__ import annotations
@@ -10,17 +14,34 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
+from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import MS, NEVER, SECOND, Chance, Failure, News, Reply
 from zmqmq.client.machines.network import Network
-from zmqmq.errors import Code, ProtocolError, WireError, error_from_wire
+from zmqmq.errors import (
+    Code,
+    OutcomeUnknownError,
+    ProtocolError,
+    WireError,
+    ZmqmqError,
+    error_from_wire,
+)
+from zmqmq.model.groups import offsets_partition
+from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.wire.apis import ENTRIES_MAX, Api
 
 REFRESH_EVERY: Final = 60 * SECOND
+ANSWER_TIMEOUT: Final = 4 * SECOND
+"""After so long another broker is asked. A little longer than it takes to find out that the first
+one is silent (connection.py)."""
+CALM_AFTER: Final = 5 * SECOND
+"""Without a refresh for so long, the next one comes soon."""
+MOVED: Final = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
+"""What a broker says that does not have what was asked for, or not any more."""
 NAMES_BYTES_MAX: Final = 32_768
 """Longer lists of names ask for all topics: the header of a request has 64 KiB."""
 UNKNOWN_ANSWERS_MAX: Final = 3
-"""So many times in a row a topic must be unknown before it counts as unknown: a topic that was
-made a moment ago may not have reached the broker that was asked."""
+"""So many times in a row a topic must be unknown, or have another id, before that counts: a topic
+that was made a moment ago may not have reached the broker that was asked."""
 
 
 class Topic(NamedTuple):
@@ -46,9 +67,12 @@ class Routing:
         self._network = network
         self._news = news
         self._timeout = request_timeout
-        self._backoff = Backoff(chance, longest=1_000 * MS)
+        # Shorter than the pause of those who were refused: they then know better where to go.
+        self._backoff = Backoff(chance, first=40 * MS, longest=1_000 * MS)
         self._wanted: dict[str, int] = {}
-        """Topics that somebody uses, and how often in a row they were unknown."""
+        """Topics that somebody uses, and how often in a row the answer spoke against them."""
+        self._disturbed_at = -CALM_AFTER
+        """When somebody found the image out of date last."""
         self._is_asking = False
         self._asked: dict[str, None] = {}
         self._ask_at = NEVER
@@ -76,10 +100,81 @@ class Routing:
         self._wanted.pop(name, None)
 
     def refresh(self, now: int) -> None:
-        """Somebody was told that the image is out of date: ask again, soon."""
+        """Somebody has found the image out of date: ask again, soon."""
+        if now - self._disturbed_at > CALM_AFTER:
+            self._backoff.reset()
+        self._disturbed_at = now
         if not self._is_asking and self._ask_at > now + SECOND:
             self._ask_at = now + self._backoff.next_delay()
             self._news.is_fresh = True
+
+    def to_leader(self, now: int, name: str, partition: int) -> Connection | None:
+        """The connection to the leader. None while there is none: look again when there is news."""
+        leader = self.leader(name, partition)
+        if leader is not None:
+            connection = self._network.to_broker(leader)
+            if connection is not None:
+                return connection
+            if not self._network.is_failing(leader):
+                return None
+        self.refresh(now)
+        return None
+
+    def to_coordinator(self, now: int, group: str) -> Connection | None:
+        """The connection to the broker that keeps what a group has committed. None: as above."""
+        topic = self.want(now, OFFSETS_TOPIC)
+        if topic is None:
+            if self.unknown.pop(OFFSETS_TOPIC, None) is not None:
+                self.refresh(now)  # the cluster makes it by itself
+            return None
+        return self.to_leader(now, OFFSETS_TOPIC, offsets_partition(group, len(topic.leaders)))
+
+    def note_error(
+        self,
+        now: int,
+        name: str,
+        topic_id: bytes,
+        partition: int,
+        connection: Connection,
+        error: ZmqmqError,
+    ) -> bool:
+        """A broker refused something in this partition, or did not answer: is it still its leader?
+
+        A hint at who leads counts as what METADATA says. Returns whether nobody knows better yet:
+        asking again makes sense only when `version` has grown.
+        """
+        code = error.code if isinstance(error, WireError) else None
+        if isinstance(error, OutcomeUnknownError):
+            # It may be cut off from the others, and would tell of the past.
+            connection.doubt(now)
+        elif code not in MOVED and code is not Code.SHUTTING_DOWN:
+            return False
+        self.refresh(now)
+        topic = self.topics.get(name)
+        hints = error.hints if isinstance(error, WireError) else {}
+        leader, epoch = hints.get("leader"), hints.get("leader_epoch")
+        if (
+            type(leader) is int
+            and type(epoch) is int
+            and topic is not None
+            and topic.id == topic_id
+            and partition < len(topic.epochs)
+            and epoch > topic.epochs[partition]
+        ):
+            leaders, epochs = list(topic.leaders), list(topic.epochs)
+            leaders[partition], epochs[partition] = leader, epoch
+            self.topics[name] = topic._replace(leaders=tuple(leaders), epochs=tuple(epochs))
+            self.version += 1
+        return code in MOVED and self.leader(name, partition) == connection.broker
+
+    def note_coordinator_error(
+        self, now: int, group: str, connection: Connection, error: ZmqmqError
+    ) -> None:
+        """The same of a group's coordinator."""
+        topic = self.topics.get(OFFSETS_TOPIC)
+        if topic is not None:
+            partition = offsets_partition(group, len(topic.leaders))
+            self.note_error(now, topic.name, topic.id, partition, connection, error)
 
     def leader(self, name: str, partition: int) -> int | None:
         """The leader's broker id; None when there is none or it is not known."""
@@ -103,7 +198,8 @@ class Routing:
         names = list(self._wanted)
         is_short = len(names) <= ENTRIES_MAX and sum(map(len, names)) <= NAMES_BYTES_MAX
         fields = {"topics": names if is_short else None}
-        self._network.request_any(now, Api.METADATA, fields, now + self._timeout, self._take_answer)
+        deadline = now + min(self._timeout, ANSWER_TIMEOUT)
+        self._network.request_any(now, Api.METADATA, fields, deadline, self._take_answer)
 
     def next_wake(self) -> int:
         """When `handle_time` has something to do next."""
@@ -122,7 +218,8 @@ class Routing:
         if has_gaps:
             self._ask_at = now + self._backoff.next_delay()
         else:
-            self._backoff.reset()
+            if now - self._disturbed_at > CALM_AFTER:
+                self._backoff.reset()
             self._ask_at = now + REFRESH_EVERY
         if any(name not in self._asked for name in self._wanted):
             self._ask_at = now  # wanted since the question went out
@@ -138,12 +235,21 @@ class Routing:
             if "error" in entry:
                 has_gaps |= self._note_refusal(name, error_from_wire(entry["error"]))
                 continue
-            self._wanted[name] = 0
-            self.unknown.pop(name, None)
             leaders = tuple(p[0] for p in entry["partitions"])
             epochs = tuple(p[1] for p in entry["partitions"])
-            self.topics[name] = Topic(name, bytes(entry["id"]), leaders, epochs)
-            has_gaps |= None in leaders
+            topic = Topic(name, bytes(entry["id"]), leaders, epochs)
+            known = self.topics.get(name)
+            if known is not None and known.id != topic.id:
+                self._wanted[name] += 1
+                if self._wanted[name] < UNKNOWN_ANSWERS_MAX:
+                    has_gaps = True
+                    continue
+            elif known is not None:
+                topic = _newest(known, topic)
+            self._wanted[name] = 0
+            self.unknown.pop(name, None)
+            self.topics[name] = topic
+            has_gaps |= None in topic.leaders
         return has_gaps
 
     def _note_refusal(self, name: str, error: WireError) -> bool:
@@ -157,3 +263,18 @@ class Routing:
         self.topics.pop(name, None)
         self.unknown[name] = error
         return False
+
+
+def _newest(known: Topic, told: Topic) -> Topic:
+    """What is known of a topic, with what a broker tells of it, which may be older in parts."""
+    if known == told:
+        return known
+    leaders, epochs = list(told.leaders), list(told.epochs)
+    for partition, epoch in enumerate(known.epochs):
+        if partition == len(epochs):  # added since that broker looked
+            leaders += known.leaders[partition:]
+            epochs += known.epochs[partition:]
+            break
+        if epoch > epochs[partition]:
+            leaders[partition], epochs[partition] = known.leaders[partition], epoch
+    return told._replace(leaders=tuple(leaders), epochs=tuple(epochs))

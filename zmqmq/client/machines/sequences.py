@@ -6,10 +6,14 @@ it keeps its bytes. A number that will never arrive (its batch was given up on) 
 partition for good: then the numbers begin anew at 0 under the next epoch (replication.md P5).
 
 Such a bump waits until every batch in flight is decided. One that may have been appended under
-the old epoch and was sent again under the new one would be stored twice.
+the old epoch and was sent again under the new one would be stored twice. Whether it was appended
+only an acknowledgement tells: a broker that misses it may lead for a moment, and be followed by
+one that has it. But a log that lacks a number lacks all that follow.
 """
 
 from __future__ import annotations
+
+from itertools import dropwhile, islice
 
 from zmqmq.batch.compression import Codec
 from zmqmq.batch.encode import encode_batch
@@ -76,21 +80,39 @@ class Sequences:
         return [
             batch
             for batch in queue.in_flight
-            if not batch.is_in_request and (not queue.is_bumping or batch.unknowns)
+            if batch.request is None and (not queue.is_bumping or batch.unknowns)
         ]
 
-    def note_hole(self, queue: PartitionQueue) -> None:
-        """A number of this queue will never arrive, or the broker has lost track of them."""
+    def note_hole(self, batch: Batch) -> None:
+        """The number of a batch in flight will never arrive: the numbers have to begin anew.
+
+        If no log has it, no log has or will take what comes behind it.
+        """
+        queue = batch.queue
+        self.begin_anew(queue)
+        if queue.is_bumping and not batch.is_uncertain:
+            behind = dropwhile(lambda other: other is not batch, queue.in_flight)
+            for other in islice(behind, 1, None):
+                other.is_void, other.unknowns = True, 0
+
+    def begin_anew(self, queue: PartitionQueue) -> None:
+        """Number this queue anew, once all in flight is decided."""
         queue.is_bumping = self.is_idempotent
 
     def maybe_bump(self, queue: PartitionQueue) -> bool:
         """Begin anew if it is called for and all is decided; what is left is encoded again."""
-        if not queue.is_bumping or any(batch.is_uncertain for batch in queue.in_flight):
+        if not queue.is_bumping:
+            return False
+        first = next((batch for batch in queue.in_flight if not batch.is_uncertain), None)
+        if first is not None:
+            self.note_hole(first)  # nor will it be sent under this number
+        if any(batch.is_uncertain for batch in queue.in_flight):
             return False
         while queue.in_flight:
             batch = queue.in_flight.pop()
             batch.data = None
             batch.base_sequence = -1
+            batch.is_void = False
             queue.ready.appendleft(batch)
         queue.epoch += 1
         queue.next_sequence = 0

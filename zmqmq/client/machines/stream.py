@@ -42,6 +42,7 @@ class Stream:
         "end",
         "generation",
         "is_paused",
+        "is_stopped",
         "moved_at",
         "not_before",
         "partition",
@@ -51,10 +52,13 @@ class Stream:
         "retries",
         "stop_at",
         "topic",
+        "topic_id",
     )
 
     def __init__(self, topic: str, partition: int, place: Place) -> None:
         self.topic = topic
+        self.topic_id = b""
+        """Of the topic that `position` is an offset in; empty until that is known."""
         self.partition = partition
         self.place: Place | None = place
         """Where to begin, while that is not resolved to `position` yet."""
@@ -65,6 +69,9 @@ class Stream:
         self.request: object | None = None
         """Stands for the fetch that carries this partition now."""
         self.is_paused = False
+        """Whether the caller wants nothing of it for now."""
+        self.is_stopped = False
+        """Whether an error was told that only a seek can mend."""
         self.stop_at: int | None = None
         """With stop_at_end: the end when the consumer began."""
         self.not_before = 0
@@ -88,6 +95,7 @@ class Stream:
             self.place is None
             and self.request is None
             and not self.is_paused
+            and not self.is_stopped
             and self.not_before <= now
             and not self.is_done
         )

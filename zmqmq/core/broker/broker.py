@@ -1,20 +1,21 @@
 """The broker as one machine: events in, effects out.
 
 It owns its parts and passes events between them; they do not call each other except as their
-constructors say. `runtime/server.py` feeds it the real world. A request goes
+constructors say. `runtime/server.py` feeds it the real world, `sim/broker_host.py` a simulated
+one. What `handle` raises is a broken invariant, and the process must stop: whatever clients, peers
+and the store say is answered, or ignored.
 
-    frames -> header -> session -> the part that answers its API
-
-and every refusal on the way becomes an answer, so nothing that a client sends can make `handle`
-raise. What it raises nevertheless is a broken invariant, and the process must stop.
+A start goes: the metadata image, every log opened, the registration (which says for which of them
+this broker vouches), the roles that the controller gives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, assert_never
+from collections.abc import Callable, Iterable, Sequence
+from typing import assert_never
 
 from zmqmq.core.broker.catalog import Catalog
+from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.describe import Describing
 from zmqmq.core.broker.events import (
     BurstEnded,
@@ -22,61 +23,65 @@ from zmqmq.core.broker.events import (
     Effect,
     Event,
     FlushEnded,
+    FormatWritten,
+    Halt,
+    LogDeleted,
     LogOpened,
+    LogTruncated,
     Measured,
     MetadataChanged,
     MetadataCommitted,
-    Now,
+    PeerAnswered,
+    PeerAsked,
+    PeerLinked,
     Received,
+    Registered,
+    RegistrationLost,
     RouteLost,
-    Send,
     Ticked,
 )
 from zmqmq.core.broker.fetch import Fetching
+from zmqmq.core.broker.flushing import Flushing
+from zmqmq.core.broker.following import Following
+from zmqmq.core.broker.front import Front
 from zmqmq.core.broker.identity import Identity
+from zmqmq.core.broker.latest import Latest
+from zmqmq.core.broker.leading import Leading
 from zmqmq.core.broker.metadata import Commits
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.broker.orders import Orders
 from zmqmq.core.broker.outbox import Outbox
-from zmqmq.core.broker.ownership import Ownership
+from zmqmq.core.broker.peer_front import PeerFront
+from zmqmq.core.broker.peers import Peers
 from zmqmq.core.broker.produce import Producing
-from zmqmq.core.broker.sessions import REQUESTS_MAX, Session, Sessions
+from zmqmq.core.broker.replica import Replica
+from zmqmq.core.broker.replicas import Replicas
+from zmqmq.core.broker.reporting import Reporting
+from zmqmq.core.broker.sessions import Sessions
 from zmqmq.core.broker.timers import Timers
 from zmqmq.core.broker.topics import Topics
-from zmqmq.core.meta.keys import KeySpace, PartitionKey, TopicKey
+from zmqmq.core.control.controller import Controller
+from zmqmq.core.control.image import (
+    BrokerChange,
+    Image,
+    PartitionChange,
+    TopicChange,
+)
+from zmqmq.core.control.membership import Membership, Process
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import KV, Batch
-from zmqmq.core.meta.store import Event as MetadataEvent
+from zmqmq.core.replication.follower import Follower
 from zmqmq.core.replication.partition import Partition
-from zmqmq.core.security.authorize import ANONYMOUS
+from zmqmq.core.replication.vouching import Place
+from zmqmq.core.storage.data_directory import Format
 from zmqmq.core.storage.disk import Buffer
-from zmqmq.core.storage.log import Flush, Log, LogKey
-from zmqmq.errors import (
-    Code,
-    ProtocolError,
-    StorageError,
-    WireError,
-    error_to_wire,
-    refusal,
-)
-from zmqmq.model.limits import (
-    BATCH_BYTES_MAX,
-    BATCHES_IN_FLIGHT_MAX,
-    FRAMES_MAX,
-    INTEGER_MAX,
-    REPLY_BYTES_MAX,
-    REQUEST_BYTES_MAX,
-)
+from zmqmq.core.storage.log import Flush, Log
+from zmqmq.errors import StorageError
 from zmqmq.model.names import OFFSETS_TOPIC
+from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
-from zmqmq.wire.apis import COMMON, ERROR, REQUESTS, Api
-from zmqmq.wire.frame import VERSION, Fields, decode_header, encode_header
-from zmqmq.wire.schema import reader
-
-_read_hello = reader(REQUESTS[Api.HELLO])
-_read_ping = reader(REQUESTS[Api.PING])
-_read_common = reader(COMMON)
-_APIS: Final = {int(api): api for api in REQUESTS}
-_WITHOUT_BODY: Final = frozenset(_APIS.values()) - {Api.PRODUCE}
 
 
 class Broker:
@@ -88,30 +93,76 @@ class Broker:
         keys: KeySpace,
         options: ServingOptions,
         topic_defaults: TopicConfig,
+        form: Format,
         draw_id: Callable[[], bytes],
     ) -> None:
         self.identity = identity
-        self.keys = keys
         self.options = options
         self.catalog = Catalog()
+        self.image = Image(keys, topic_defaults)
         self.sessions = Sessions(options)
         self.outbox = Outbox(self.sessions)
         self.timers = Timers()
-        self.producing = Producing(self.catalog, self.outbox, self.timers, options)
-        self.fetching = Fetching(self.catalog, self.outbox, self.timers, self.sessions, options)
-        self.offsets = Offsets(self.catalog, self.outbox, self.timers, self.producing)
         self.commits = Commits(self.outbox)
-        self.ownership = Ownership(
+        self.reads = ColdReads(self.outbox)
+        self.flushing = Flushing(self.outbox)
+        self.producing = Producing(self.catalog, self.outbox, self.timers, self.flushing, options)
+        self.fetching = Fetching(
+            self.catalog, self.outbox, self.timers, self.sessions, self.reads, options
+        )
+        self.replicas = Replicas(
             self.catalog,
+            self.image,
             self.outbox,
-            self.commits,
+            self.flushing,
             identity,
+            [folder for folder, since in form.unvouched.items() if since is None],
+            self._led,
+            self._left,
+            self._followed,
+            self._unfollowed,
+        )
+        self.peers = Peers(self.image, self.outbox, identity)
+        self.leading = Leading(
+            self.catalog,
+            self.image,
+            self.outbox,
+            self.timers,
+            self.commits,
+            self.reads,
             keys,
-            topic_defaults,
-            self._failed,
+            identity,
+            self._moved,
+            self._damaged,
+        )
+        self.following = Following(identity, self.peers, self.flushing, self.replicas, self._failed)
+        self.latest = Latest(self.outbox, self.timers, self.leading.stamp, self.leading.hurry)
+        self.offsets = Offsets(self.catalog, self.outbox, self.timers, self.producing, self.latest)
+        self.reporting = Reporting(identity, self.peers, self.replicas)
+        self.membership = Membership(
+            Process(
+                identity.broker_id,
+                identity.instance,
+                identity.endpoints,
+                identity.rack,
+                identity.server,
+            ),
+            form,
+            keys,
+            self.image,
+            Orders(self.outbox),
+            self.commits.begin,
+            self._up,
+            self._down,
+        )
+        self._is_judging = False
+        """Whether damaged logs are being put aside."""
+        self.controller = Controller(
+            identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
         )
         self.topics = Topics(
             self.catalog,
+            self.image,
             self.outbox,
             self.timers,
             self.commits,
@@ -127,282 +178,351 @@ class Broker:
             self.sessions,
             self.producing,
             self.fetching,
+            self.flushing,
+            self.reads,
             self.offsets,
             identity,
         )
-        self.is_draining = False
-        self.requests = 0
+        self.front = Front(
+            identity,
+            options,
+            self.sessions,
+            self.outbox,
+            self.producing,
+            self.fetching,
+            self.offsets,
+            self.topics,
+            self.describing,
+        )
+        self.peer_front = PeerFront(
+            identity,
+            self.catalog,
+            self.outbox,
+            self.peers,
+            self.replicas,
+            self.leading,
+            self.following,
+        )
 
     def handle(self, now: Now, event: Event) -> Sequence[Effect]:
         """Take one event in; say what should be done about it."""
         match event:
             case Received(route, frames):
-                self._receive(now, route, frames)
+                self.front.receive(now, route, frames)
             case BurstEnded():
-                self._end_burst()
+                self._end_burst(now)
             case FlushEnded(flushes):
-                self._flush_ended(flushes)
-            case ColdRead(token, data):
-                failed = self.fetching.end_cold(token, data)
-                if failed is not None:
-                    self._failed(failed, str(failed.log.failed))
-            case RouteLost(route):
-                session = self.sessions.get(route)
-                if session is not None:
-                    self._close(session)
-            case LogOpened(key, log):
-                self._log_opened(key, log)
+                self._flush_ended(now, flushes)
+            case PeerAsked(route, frames):
+                self.peer_front.asked(now, route, frames)
+            case PeerAnswered(broker_id, frames):
+                self._peer_answered(now, broker_id, frames)
+            case Ticked():
+                self._tick(now)
             case MetadataChanged(batch):
                 self._metadata_changed(now, batch)
             case MetadataCommitted(token, outcome):
                 self.commits.end(now, token, outcome)
-            case Ticked():
-                self._tick(now)
+            case ColdRead(token, data):
+                failed = self.reads.end(token, data)
+                if failed is not None:
+                    self._failed(failed, str(failed.failed))
+            case RouteLost(route):
+                session = self.sessions.get(route)
+                if session is not None:
+                    self.front.close(session)
             case Measured(values):
                 self.describing.measures = values
             case _:
-                assert_never(event)
+                self._handle_rare(now, event)
         return self.outbox.take()
 
-    def start(self, items: Sequence[KV], revision: int) -> Sequence[Effect]:
-        """Take over the metadata as it stands, in the order of the keys, and lead what is ours.
+    def _handle_rare(
+        self,
+        now: Now,
+        event: LogOpened
+        | LogTruncated
+        | LogDeleted
+        | FormatWritten
+        | Registered
+        | RegistrationLost
+        | PeerLinked,
+    ) -> None:
+        match event:
+            case LogOpened(key, log):
+                self.replicas.opened(key, log)
+                self.topics.partition_served(key.topic_id)
+                self.flushing.begin()
+                self._register_if_ready(now)
+            case LogTruncated(key, log):
+                self.replicas.truncated(now, key, log)
+                self.flushing.begin()
+                if isinstance(log, StorageError):
+                    self.outbox.emit(Halt(f"{key.folder} could not be truncated: {log}"))
+            case LogDeleted(key):
+                self.replicas.deleted(now, key)
+            case FormatWritten(error):
+                self.membership.format_written(now, error)
+            case Registered(epoch):
+                self.membership.registered(now, epoch)
+            case RegistrationLost(reason):
+                self.membership.lost(now, reason)
+            case PeerLinked(broker_id, is_up):
+                self.peers.linked(broker_id, is_up=is_up)
+                self.following.linked(broker_id, is_up=is_up)
+                self.following.pump(now)
+            case _:
+                assert_never(event)
+
+    def start(self, now: Now, items: Sequence[KV], revision: int) -> Sequence[Effect]:
+        """Take over the metadata as it stands, and open every log that belongs here.
 
         Done when `is_started`; until then there are no listeners.
         """
-        topics = [kv for kv in items if isinstance(self.keys.parse(kv.key), TopicKey)]
-        partitions = [kv for kv in items if isinstance(self.keys.parse(kv.key), PartitionKey)]
-        events = tuple(MetadataEvent("put", kv, None) for kv in (*topics, *partitions))
-        self.ownership.changed(Batch(revision, events))
-        self.ownership.claim(partitions)
-        self.topics.begin()
+        self.image.load(revision, items)
+        for topic_id, known in self.image.topics.items():
+            self._topic_changed(now, TopicChange(topic_id, None, known))
+        for broker_id in self.image.brokers:
+            self.peers.changed(broker_id)
+        self._register_if_ready(now)
         return self.outbox.take()
 
     @property
     def is_started(self) -> bool:
-        """Whether everything that is led here is served, the broker's own topics included."""
+        """Whether what this broker can serve by itself is served, or known to be broken."""
+        if self.membership.me is None or not self.replicas.is_settled:
+            return False
+        if not self.identity.is_alone:
+            return True
+        served = len(self.catalog.partitions) + len(self.catalog.unopened)
         own = self.catalog.by_name.get(OFFSETS_TOPIC)
-        return self.ownership.is_settled and own is not None and own.state == "ready"
+        return own is not None and own.state == "ready" and served >= len(self.image.partitions)
 
     def drain(self) -> None:
         """Take no new work; what was begun is finished."""
-        self.is_draining = True
+        self.front.is_draining = True
 
     @property
     def is_idle(self) -> bool:
         """Whether everything that was taken is on disk and answered."""
-        return self.producing.is_idle
+        return self.flushing.is_idle
 
-    def _receive(self, now: Now, route: bytes, frames: list[Buffer]) -> None:
-        self.requests += 1
-        api_number, correlation = 0, 0
-        try:
-            self._check_frames(frames)
-            try:
-                api_number, version, correlation, fields = decode_header(bytes(frames[0]))
-            except ProtocolError as error:
-                raise refusal(Code.MALFORMED, str(error)) from None
-            if version != VERSION:
-                raise refusal(
-                    Code.UNSUPPORTED_VERSION,
-                    f"protocol version {version} is not spoken here; {VERSION} is",
-                    {"min": VERSION, "max": VERSION},
-                )
-            api = _APIS.get(api_number)
-            if api is None:
-                raise refusal(Code.UNKNOWN_API, f"there is no API {api_number}")
-            if len(frames) > 1 and api in _WITHOUT_BODY:
-                raise refusal(Code.MALFORMED, f"{api.name} has no body frames")
-            if api is Api.HELLO:
-                self._hello(now, route, correlation, fields)
-                return
-            session = self.sessions.of(route, now.ns)
-            self._common(now, session, fields)
-            self._dispatch(now, session, api, correlation, fields, frames[1:])
-        except WireError as error:
-            if api_number == Api.PRODUCE and self._wants_no_answer(frames):
-                return
-            self.outbox.count(error)
-            header = encode_header(api_number, correlation, {ERROR: error_to_wire(error)})
-            is_req = len(frames) > 0 and not len(frames[0])
-            # A REQ socket shows its owner only what has an empty frame in front.
-            self.outbox.emit(Send(route, [b"", header] if is_req else [header]))
+    # Logs
 
-    def _check_frames(self, frames: list[Buffer]) -> None:
-        if frames and not len(frames[0]):
-            raise refusal(
-                Code.MALFORMED, "the first frame is empty: use a DEALER socket, not a REQ"
-            )
-        size = sum(map(len, frames))
-        if not frames or len(frames) > FRAMES_MAX or size > REQUEST_BYTES_MAX:
-            raise refusal(
-                Code.TOO_LARGE,
-                f"message has {len(frames)} frames and {size} bytes; the limits are "
-                f"{FRAMES_MAX} and {REQUEST_BYTES_MAX}",
-            )
-
-    def _wants_no_answer(self, frames: list[Buffer]) -> bool:
-        try:
-            return decode_header(bytes(frames[0]))[3].get("acks") == 0
-        except ProtocolError:
-            return False
-
-    def _common(self, now: Now, session: Session, fields: Fields) -> None:
-        """What any request may carry (wire.apis.COMMON)."""
-        if fields.keys().isdisjoint(COMMON):
-            return
-        read_bytes, expires_ms, _ = _read_common(fields)
-        if read_bytes is not None and self.sessions.note_read(session, read_bytes):
-            self.fetching.credit_came(session)
-        if expires_ms is not None and expires_ms < now.ms:
-            raise refusal(
-                Code.DEADLINE_PASSED,
-                f"the request was to be carried out before {expires_ms}; it is {now.ms} here",
-            )
-
-    def _dispatch(
-        self,
-        now: Now,
-        session: Session,
-        api: Api,
-        correlation: int,
-        fields: Fields,
-        bodies: list[Buffer],
-    ) -> None:
-        if session.waiting >= REQUESTS_MAX:
-            raise refusal(
-                Code.THROTTLED,
-                f"{session.waiting} requests of this session wait; the limit is {REQUESTS_MAX}",
-                {"retry_after_ms": 100},
-            )
-        if self.is_draining and api not in (Api.FETCH, Api.PING, Api.METADATA):
-            raise refusal(Code.SHUTTING_DOWN, "the broker is stopping", {"retry_after_ms": 500})
-        match api:
-            case Api.PRODUCE:
-                self.producing.handle(now, session, correlation, fields, bodies)
-            case Api.FETCH:
-                self.fetching.handle(now, session, correlation, fields)
-            case Api.PING:
-                (is_last,) = _read_ping(fields)
-                self.outbox.reply(session, api, correlation, {"time_ms": now.ms})
-                if is_last:
-                    self._close(session)
-            case Api.OFFSET_COMMIT:
-                self.offsets.handle_commit(now, session, correlation, fields)
-            case Api.OFFSET_FETCH:
-                self.offsets.handle_fetch(session, correlation, fields)
-            case Api.LIST_OFFSETS:
-                self.offsets.handle_list(session, correlation, fields)
-            case Api.DESCRIBE:
-                self.describing.handle(now.ms, session, correlation, fields)
-            case Api.SUBSCRIBE:
-                raise refusal(Code.UNKNOWN_API, "this release does not push yet: use FETCH")
-            case _:
-                self.topics.handle(now, session, api, correlation, fields)
-
-    def _hello(self, now: Now, route: bytes, correlation: int, fields: Fields) -> None:
-        client, oldest, newest, session_id, cluster = _read_hello(fields)
-        if not oldest <= VERSION <= newest:
-            raise refusal(
-                Code.UNSUPPORTED_VERSION,
-                f"the client speaks versions {oldest} to {newest}; this broker speaks {VERSION}",
-                {"min": VERSION, "max": VERSION},
-            )
-        if cluster is not None and cluster != self.identity.cluster:
-            raise refusal(
-                Code.WRONG_CLUSTER,
-                f"this broker is of cluster {self.identity.cluster.hex()}, not of {cluster.hex()}",
-            )
-        new = Session(route, session_id, client, ANONYMOUS, now.ms, now.ns)
-        for old in self.sessions.open(new):
-            self.fetching.forget(old)
-            self.fetching.credit_came(old)
-        options = self.options
-        self.outbox.reply(
-            new,
-            Api.HELLO,
-            correlation,
-            {
-                "version": VERSION,
-                "server": self.identity.server,
-                "cluster": self.identity.cluster,
-                "broker": self.identity.broker_id,
-                "broker_epoch": self.identity.epoch,
-                "principal": new.principal.name,
-                "lease_ms": options.session_lease_ms,
-                "time_ms": now.ms,
-                "endpoints": dict(self.identity.endpoints),
-                "limits": {
-                    "request_bytes": REQUEST_BYTES_MAX,
-                    "reply_bytes": REPLY_BYTES_MAX,
-                    "frames": FRAMES_MAX,
-                    "batch_bytes": BATCH_BYTES_MAX,
-                    "credit_bytes": options.credit_bytes,
-                    "in_flight": BATCHES_IN_FLIGHT_MAX,
-                    "fetches": options.fetches_max,
-                    "integer": INTEGER_MAX,
-                },
-            },
-        )
-
-    def _end_burst(self) -> None:
-        moved, failed = self.producing.end_burst()
-        for partition, why in failed:
-            self._failed(partition, why)
+    def _end_burst(self, now: Now) -> None:
+        written, failed = self.flushing.write_out()
+        moved, shared = [], []
+        for log in written:
+            replica = self.replicas.by_log.get(log)
+            role = None if replica is None else replica.role
+            if isinstance(role, Partition):
+                if not role.flushes and role.advance():
+                    moved.append(role)
+                if role.is_shared:
+                    shared.append(role)
+        self.producing.answer_written(failed)
+        self.flushing.begin()
+        for log, why in failed:
+            self._failed(log, why)
         self._moved(moved)
+        if shared:
+            self.leading.written(shared)
+        self.following.pump(now)
 
-    def _moved(self, partitions: Sequence[Partition]) -> None:
+    def _flush_ended(
+        self, now: Now, flushes: Sequence[tuple[Log, Flush, StorageError | None]]
+    ) -> None:
+        self.flushing.end(flushes)
+        moved = []
+        for log, _, error in flushes:
+            if error is not None:
+                self._failed(log, str(error))
+                self.replicas.failed(log, str(error))
+                self.topics.partition_served(log.key.topic_id)
+                continue
+            replica = self.replicas.by_log.get(log)
+            role = None if replica is None else replica.role
+            if isinstance(role, Partition):
+                if role.advance():
+                    moved.append(role)
+            elif role is not None:
+                self.following.touch(log)
+            self.replicas.flushed(now, log)
+        self.flushing.begin()
+        self._moved(moved)
+        self.following.pump(now)
+
+    def _moved(self, partitions: Iterable[Partition]) -> None:
         """High watermarks have moved: answer who waited for that."""
         for partition in partitions:
             self.producing.commit(partition)
             if partition.topic == OFFSETS_TOPIC:
+                self.offsets.load(partition)
                 self.offsets.commit(partition)
             self.fetching.wake(partition)
+            self.latest.check(partition)
+            self.leading.moved(partition)
 
-    def _flush_ended(self, flushes: Sequence[tuple[Partition, Flush, StorageError | None]]) -> None:
-        moved = self.producing.end_flush(flushes)
-        for partition, _, error in flushes:
-            if error is not None:
-                self._failed(partition, str(error))
-                self.ownership.failed(partition, str(error))
-                self.topics.partition_served(partition.log.key.topic_id)
-            elif self.ownership.flushed(partition):
-                if partition.topic == OFFSETS_TOPIC:
-                    self.offsets.load(partition)
-                self.topics.partition_served(partition.log.key.topic_id)
-        self._moved(moved)
-
-    def _log_opened(self, key: LogKey, log: Log | StorageError) -> None:
-        partition = self.ownership.opened(key, log)
-        if partition is None:
-            self.topics.partition_served(key.topic_id)
+    def _failed(self, log: Log, why: str) -> None:
+        """The disk has failed a log."""
+        self.flushing.drop(log)
+        replica = self.replicas.by_log.get(log)
+        if replica is None:
             return
-        self.producing.mark_dirty(partition)
-        self.producing.flush()
+        role = replica.role
+        if isinstance(role, Partition):
+            self._abandon(role, why)
+        if self.replicas.is_shared(replica.place):
+            # Its other copies go on; what is on this disk only a start can tell (decision 10).
+            self.outbox.emit(Halt(f"the disk of {log.name} has failed: {why}"))
 
-    def _metadata_changed(self, now: Now, batch: Batch) -> None:
-        self.ownership.changed(batch)
-        deleted, self.ownership.deleted = self.ownership.deleted, []
-        for topic in deleted:
-            self.offsets.forget_topic(now, topic)
-            self.topics.gone(topic)
-        for event in batch.events:
-            key = self.keys.parse(event.kv.key)
-            if isinstance(key, TopicKey):
-                self.topics.partition_served(key.topic_id)
-        self._end_burst()
+    def _damaged(self, log: Log) -> None:
+        """Bytes of a log are not what was written: where there are other copies, the next start
+        puts this one aside (L17, decision 10)."""
+        replica = self.replicas.by_log.get(log)
+        if replica is None or not self._is_doubtful(replica) or self._is_judging:
+            return
+        self._is_judging = True
+        halt = Halt(f"{log.name} is damaged at {log.damage}")
+        self.membership.unvouch([log.key.folder], lambda _: self.outbox.emit(halt))
 
-    def _failed(self, partition: Partition, why: str) -> None:
+    # Roles
+
+    def _led(self, partition: Partition) -> None:
+        """This broker begins to lead a partition."""
+        partition.advance()
+        self._moved([partition])
+        self.leading.began(partition)
+        self.topics.partition_served(partition.place[0])
+
+    def _left(self, partition: Partition, why: str) -> None:
+        """It does so no more."""
+        self._abandon(partition, why)
+        self.latest.drop(partition)
+
+    def _abandon(self, partition: Partition, why: str) -> None:
         self.producing.drop(partition, why)
-        self.offsets.fail(partition, why)
+        if partition.topic == OFFSETS_TOPIC:
+            self.offsets.drop(partition, why)
         self.fetching.wake(partition)
 
-    def _close(self, session: Session) -> None:
-        self.sessions.close(session)
-        self.fetching.forget(session)
-        self.fetching.credit_came(session)
+    def _followed(self, now: Now, follower: Follower) -> None:
+        self.following.follow(follower)
+        self.following.pump(now)
+
+    def _unfollowed(self, follower: Follower) -> None:
+        self.following.drop(follower.place)
+
+    def _peer_answered(self, now: Now, broker_id: int, frames: list[Buffer]) -> None:
+        self.peer_front.answered(now, broker_id, frames)
+        self.reporting.run(now, self.controller.handle_report)
+
+    # Metadata
+
+    def _metadata_changed(self, now: Now, batch: Batch) -> None:
+        changes = self.image.apply(batch)
+        for change in changes:
+            match change:
+                case TopicChange():
+                    self._topic_changed(now, change)
+                case PartitionChange(place, _, after):
+                    if after is not None:
+                        self._partition_changed(now, place)
+                case BrokerChange(broker_id):
+                    self.peers.changed(broker_id)
+                case _:
+                    pass
+        self.membership.changed(now)
+        self.controller.changed(now, changes)
+        self.reporting.run(now, self.controller.handle_report)
+        self._end_burst(now)
+
+    def _partition_changed(self, now: Now, place: Place) -> None:
+        self.replicas.changed(now, place)
+        self.topics.partition_served(place[0])
+        partition = self.catalog.partitions.get(place)
+        if partition is not None:
+            self.latest.check(partition)
+            if partition.advance():
+                self._moved([partition])
+
+    def _topic_changed(self, now: Now, change: TopicChange) -> None:
+        topic_id, _, known = change
+        if known is None:
+            topic = self.catalog.by_id.get(topic_id)
+            if topic is not None:
+                self.replicas.remove_topic(topic)
+                self.catalog.forget(topic)
+                self.offsets.forget_topic(now, topic)
+                self.topics.gone(topic)
+            return
+        self.catalog.note(known)
+        for number in self.image.numbers.get(topic_id, ()):
+            self.replicas.changed(now, (topic_id, number))
+        self.topics.partition_served(topic_id)
+
+    # Membership
+
+    def _register_if_ready(self, now: Now) -> None:
+        """Once every log is open it is known for which of them this broker vouches (D5)."""
+        if self.membership.has_begun or self._is_judging or self.replicas.is_opening:
+            return
+        damaged = [r for r in self.replicas if self._is_doubtful(r)]
+        if not damaged:
+            self.membership.begin(now)
+            return
+        self._is_judging = True
+
+        def put_aside(_: Now) -> None:
+            self._is_judging = False
+            for replica in damaged:
+                self.replicas.open_anew(replica)
+
+        self.membership.unvouch([replica.key.folder for replica in damaged], put_aside)
+
+    def _is_doubtful(self, replica: Replica) -> bool:
+        """Whether a copy is damaged, and there are others to fill it from."""
+        log = replica.log
+        return log is not None and log.damage is not None and self.replicas.is_shared(replica.place)
+
+    def _up(self, now: Now, me: Member) -> None:
+        """This broker is registered, in a new epoch: nothing that it did in an older one goes on
+        (L1)."""
+        self.replicas.end_roles()
+        self.following.begin_anew()
+        self.identity.epoch = me.broker_epoch
+        self.replicas.assign_all(now)
+        self.controller.registered(now, me)
+        if self.identity.is_alone:
+            self.topics.make_own()
+
+    def _down(self, now: Now, reason: str) -> None:
+        """It is registered no more. It goes on leading and following: what it may confirm depends
+        on the others, and not on a lease (L11)."""
+        del reason
+        self.controller.unregistered(now)
+
+    def shut_down(self, now: Now) -> Sequence[Effect]:
+        """Let others take over what is led here (C10); `may_stop` says when they have."""
+        self.membership.shut_down(now)
+        return self.outbox.take()
+
+    def may_stop(self, now: Now) -> bool:
+        """Whether nobody needs this broker any more, or it has waited long enough."""
+        return self.membership.may_stop(now)
+
+    def finish(self, now: Now) -> Sequence[Effect]:
+        """All logs are closed and flushed: say so on the disk, and give up the registration."""
+        self.membership.finish(now)
+        return self.outbox.take()
 
     def _tick(self, now: Now) -> None:
         for waiter in self.timers.due(now.ns):
             waiter.expire()
-        for session in self.sessions.idle(now.ns):
-            self._close(session)
+        self.front.tick(now)
+        self.leading.tick(now)
+        self.following.pump(now)
+        self.membership.tick(now)
+        self.controller.tick(now)
+        self.topics.tick(now)
+        self.reporting.run(now, self.controller.handle_report)

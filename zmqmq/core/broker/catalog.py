@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from zmqmq.core.control.image import KnownTopic
 from zmqmq.core.replication.partition import Partition
-from zmqmq.core.storage.log import LogKey
 from zmqmq.errors import Code, refusal
 from zmqmq.model.topics import TopicConfig
 
@@ -25,8 +25,6 @@ class Topic:
     state: str
     leaders: dict[int, tuple[int | None, int]] = field(default_factory=dict)
     """Leader broker and leader epoch of each partition."""
-    led_here: set[int] = field(default_factory=set)
-    """Partitions that this run of the broker leads."""
     revision: int = 0
     """mod_revision of the topic's document."""
 
@@ -47,6 +45,22 @@ class Catalog:
         found = self.partitions.get((topic_id, partition))
         if found is not None:
             return found
+        topic = self.check_exists(topic_id, partition)
+        why = self.unopened.get((topic_id, partition))
+        if why is not None:
+            raise refusal(Code.STORAGE_OFFLINE, f"{topic.name}/{partition} is offline: {why}")
+        leader, epoch = topic.leaders.get(partition, (None, 0))
+        hints = {} if leader is None else {"leader": leader, "leader_epoch": epoch}
+        told = "nobody" if leader is None else f"broker {leader}"
+        raise refusal(
+            Code.NOT_LEADER,
+            f"{topic.name}/{partition} is not served by this broker: {told} leads it in epoch "
+            f"{epoch}",
+            hints,
+        )
+
+    def check_exists(self, topic_id: bytes, partition: int) -> Topic:
+        """The topic, if it has this partition, led here or not. Raises refusals."""
         topic = self.by_id.get(topic_id)
         if topic is None:
             raise refusal(
@@ -59,10 +73,7 @@ class Catalog:
                 f"topic {topic.name!r} has {topic.partition_count} partitions; "
                 f"there is no {partition}",
             )
-        why = self.unopened.get((topic_id, partition))
-        if why is not None:
-            raise refusal(Code.STORAGE_OFFLINE, f"{topic.name}/{partition} is offline: {why}")
-        raise refusal(Code.NOT_LEADER, f"{topic.name}/{partition} is not open on this broker yet")
+        return topic
 
     def topic(self, name: str) -> Topic:
         """The topic of this name, or the refusal that says how to make it."""
@@ -74,6 +85,24 @@ class Catalog:
             )
         return found
 
+    def note(self, known: KnownTopic) -> None:
+        """A topic was made or changed."""
+        document = known.document
+        topic = self.by_id.get(document.topic_id)
+        if topic is None:
+            topic = Topic(document.name, document.topic_id, 0, 0, known.config, {}, "creating")
+            self.by_id[topic.id] = topic
+        topic.partition_count = document.partitions
+        topic.replicas = document.replicas
+        topic.config = known.config
+        topic.overrides = dict(document.config)
+        topic.state = document.state
+        topic.revision = known.revision
+        if document.state != "deleting":
+            self.by_name[topic.name] = topic
+        elif self.by_name.get(topic.name) is topic:
+            del self.by_name[topic.name]
+
     def open_partitions(self, topic: Topic) -> Iterator[Partition]:
         """Those of one topic that are open here, in order."""
         for number in range(topic.partition_count):
@@ -81,13 +110,8 @@ class Catalog:
             if found is not None:
                 yield found
 
-    def forget(self, topic: Topic) -> list[LogKey]:
-        """Take a deleted topic out; the keys of its partitions."""
+    def forget(self, topic: Topic) -> None:
+        """Take a deleted topic out."""
         del self.by_id[topic.id]
         if self.by_name.get(topic.name) is topic:
             del self.by_name[topic.name]
-        keys = []
-        for number in range(topic.partition_count):
-            self.unopened.pop((topic.id, number), None)
-            keys.append(LogKey(topic.id, number))
-        return keys

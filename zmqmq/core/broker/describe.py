@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.fetch import Fetching
+from zmqmq.core.broker.flushing import Flushing
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.outbox import Outbox
@@ -34,6 +36,8 @@ class Describing:
         sessions: Sessions,
         producing: Producing,
         fetching: Fetching,
+        flushing: Flushing,
+        reads: ColdReads,
         offsets: Offsets,
         identity: Identity,
     ) -> None:
@@ -42,6 +46,8 @@ class Describing:
         self._sessions = sessions
         self._producing = producing
         self._fetching = fetching
+        self._flushing = flushing
+        self._reads = reads
         self._offsets = offsets
         self._identity = identity
         self.measures: Mapping[str, float] = {}
@@ -191,9 +197,9 @@ class Describing:
             "bytes": sum(p.log.size_bytes for p in open_partitions),
             "batches_in": self._producing.batches,
             "bytes_in": self._producing.bytes,
-            "flushes": self._producing.flushes,
+            "flushes": self._flushing.count,
             "bytes_out": self._fetching.bytes,
-            "cold_reads": self._fetching.cold_reads,
+            "cold_reads": self._reads.count,
             "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,
             **self.measures,

@@ -12,22 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from zmqmq.core.meta.store import Batch, Commit, If, Op, StoreError
-from zmqmq.core.replication.partition import Partition
+from zmqmq.core.meta.values import LiveDocument
+from zmqmq.core.storage.data_directory import Format
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Flush, Log, LogKey
 from zmqmq.core.storage.reading import Place
 from zmqmq.errors import StorageError
 from zmqmq.model.topics import TopicConfig
-
-
-class Now(NamedTuple):
-    """Both clocks at one moment."""
-
-    ns: int
-    """Monotonic, for deadlines."""
-    ms: int
-    """Of the wall, since 1970 UTC, for append times."""
-
 
 # Events
 
@@ -63,7 +54,7 @@ class Measured(NamedTuple):
 class FlushEnded(NamedTuple):
     """A FlushFiles is done. Where there is an error nothing of that log counts as flushed."""
 
-    flushes: Sequence[tuple[Partition, Flush, StorageError | None]]
+    flushes: Sequence[tuple[Log, Flush, StorageError | None]]
 
 
 class ColdRead(NamedTuple):
@@ -78,6 +69,59 @@ class LogOpened(NamedTuple):
 
     key: LogKey
     log: Log | StorageError
+
+
+class LogTruncated(NamedTuple):
+    """A TruncateLog is done."""
+
+    key: LogKey
+    log: Log | StorageError
+
+
+class LogDeleted(NamedTuple):
+    """A DeleteLog is done."""
+
+    key: LogKey
+
+
+class FormatWritten(NamedTuple):
+    """A WriteFormat is durable, or has failed."""
+
+    error: StorageError | None
+
+
+class Registered(NamedTuple):
+    """A Register is done: this broker has a live key."""
+
+    epoch: int
+    """Its create_revision: the broker epoch."""
+
+
+class RegistrationLost(NamedTuple):
+    """The live key is gone, or the lease under it can no longer be trusted."""
+
+    reason: str
+
+
+class PeerLinked(NamedTuple):
+    """The connection to another broker came up or went away."""
+
+    broker_id: int
+    is_up: bool
+
+
+class PeerAsked(NamedTuple):
+    """Another broker asks something."""
+
+    route: bytes
+    frames: list[Buffer]
+
+
+class PeerAnswered(NamedTuple):
+    """Another broker answers what this one asked."""
+
+    broker_id: int
+    frames: list[Buffer]
 
 
 class MetadataCommitted(NamedTuple):
@@ -102,6 +146,14 @@ Event = (
     | FlushEnded
     | ColdRead
     | LogOpened
+    | LogTruncated
+    | LogDeleted
+    | FormatWritten
+    | Registered
+    | RegistrationLost
+    | PeerLinked
+    | PeerAsked
+    | PeerAnswered
     | MetadataCommitted
     | MetadataChanged
 )
@@ -120,7 +172,7 @@ class Send(NamedTuple):
 class FlushFiles(NamedTuple):
     """Make these durable; answered by FlushEnded. At most one is under way."""
 
-    flushes: Sequence[tuple[Partition, Flush]]
+    flushes: Sequence[tuple[Log, Flush]]
 
 
 class ReadCold(NamedTuple):
@@ -135,13 +187,79 @@ class OpenLog:
     """Open or make a log; answered by LogOpened."""
 
     key: LogKey
+    name: str
+    """For messages to people."""
     config: TopicConfig
+    quarantine: bool = False
+    """Put aside what is there, and begin an empty one (D5)."""
 
 
 class DeleteLog(NamedTuple):
-    """Remove a log and its files for good, whether it is open or not."""
+    """Remove a log and its files for good, open or not; answered by LogDeleted."""
 
     key: LogKey
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateLog:
+    """Cut a log at `to`, which nobody uses meanwhile; answered by LogTruncated (F7).
+
+    The checkpoint with the lower recovery point and high watermark is durable first. With `state`
+    everything is removed, and the log begins at `to` with what that says of producers (F9).
+    """
+
+    log: Log
+    to: int
+    state: bytes | None = None
+
+
+class WriteFormat(NamedTuple):
+    """Replace what the data directory says of itself, durably; answered by FormatWritten."""
+
+    format: Format
+
+
+class Register(NamedTuple):
+    """Take a lease and put this under the broker's live key; answered by Registered.
+
+    Tried again until it succeeds, at most one at a time.
+    """
+
+    document: LiveDocument
+
+
+class Unregister(NamedTuple):
+    """Give the lease up, and with it the live key; not answered."""
+
+
+class Halt(NamedTuple):
+    """End the process: its disk has failed, or it must not go on. A supervisor starts another."""
+
+    reason: str
+
+
+class LinkPeer(NamedTuple):
+    """Connect to another broker's peer listener, or with None let go of it.
+
+    The connection is made again by itself when it breaks; PeerLinked tells.
+    """
+
+    broker_id: int
+    address: str | None
+
+
+class AskPeer(NamedTuple):
+    """Send a request to another broker; lost if there is no connection."""
+
+    broker_id: int
+    frames: Sequence[Buffer]
+
+
+class AnswerPeer(NamedTuple):
+    """Answer another broker's request; never waits."""
+
+    route: bytes
+    frames: Sequence[Buffer]
 
 
 class CommitMetadata(NamedTuple):
@@ -152,4 +270,19 @@ class CommitMetadata(NamedTuple):
     ifs: Sequence[If]
 
 
-Effect = Send | FlushFiles | ReadCold | OpenLog | DeleteLog | CommitMetadata
+Effect = (
+    Send
+    | FlushFiles
+    | ReadCold
+    | OpenLog
+    | DeleteLog
+    | TruncateLog
+    | WriteFormat
+    | Register
+    | Unregister
+    | Halt
+    | LinkPeer
+    | AskPeer
+    | AnswerPeer
+    | CommitMetadata
+)

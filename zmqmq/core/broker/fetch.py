@@ -12,10 +12,11 @@ nothing when its time is over.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog
-from zmqmq.core.broker.events import Now, ReadCold
+from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.sessions import Session, Sessions
@@ -23,9 +24,11 @@ from zmqmq.core.broker.timers import Timers
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import Place, bytes_between, check_offset, place, take
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError, error_to_wire, refusal
 from zmqmq.model.limits import FRAMES_MAX, REPLY_BYTES_MAX
+from zmqmq.model.now import Now
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import reader, row
@@ -101,19 +104,19 @@ class Fetching:
         outbox: Outbox,
         timers: Timers,
         sessions: Sessions,
+        reads: ColdReads,
         options: ServingOptions,
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
         self._timers = timers
         self._sessions = sessions
+        self._reads = reads
         self._options = options
         self._waiting: dict[Partition, dict[FetchRequest, None]] = {}
         self._starved: deque[Session] = deque()
         """Sessions with fetches that wait for credit, each once."""
-        self._cold: dict[int, FetchRequest] = {}
-        self._tokens = 0
-        self.bytes = self.cold_reads = 0
+        self.bytes = 0
 
     def handle(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """Answer, or park until there is something to answer."""
@@ -173,9 +176,8 @@ class Fetching:
             if waiting.starved:
                 starved.append(waiting)
 
-    def end_cold(self, token: int, data: Buffer | StorageError) -> Partition | None:
-        """The disk has answered. The partition whose log has failed by that, if it has."""
-        request = self._cold.pop(token)
+    def _end_cold(self, request: FetchRequest, data: Buffer | StorageError) -> Log | None:
+        """The disk has answered. The log that has failed by that, if it has."""
         if request.cold is None:
             return None
         where, partition, offset, max_bytes = request.cold
@@ -187,7 +189,7 @@ class Fetching:
         failed = None
         if isinstance(data, StorageError):
             partition.log.fail(data)
-            failed = partition
+            failed = partition.log
             self._answer_error(request, self._storage_error(partition, data))
         else:
             self._take(request, partition, where, data, offset, max_bytes)
@@ -374,12 +376,9 @@ class Fetching:
         offset: int,
         max_bytes: int,
     ) -> None:
-        self._tokens += 1
-        self.cold_reads += 1
         self._sessions.note_reading(request.session, where.size)
         request.cold = (where, partition, offset, max_bytes)
-        self._cold[self._tokens] = request
-        self._outbox.emit(ReadCold(self._tokens, where))
+        self._reads.begin(where, partial(self._end_cold, request))
 
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:
         request.answers.append(error_to_wire(error))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from zmqmq.core.broker.events import CommitMetadata, Now
+from zmqmq.core.broker.events import CommitMetadata
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.meta.store import AmbiguousError, Commit, If, Op, StoreError
 from zmqmq.errors import Code, WireError, refusal
+from zmqmq.model.now import Now
 
-OPERATIONS_PER_COMMIT = 100
+STEPS_PER_COMMIT: Final = 100
+"""A store takes 128 operations, and as many conditions."""
+Step = tuple[Op, tuple[If, ...]]
+"""An operation, and on which conditions."""
 Then = Callable[[Now, Commit | StoreError], None]
 
 
@@ -27,24 +32,22 @@ class Commits:
         self._under_way[self._tokens] = then
         self._outbox.emit(CommitMetadata(self._tokens, tuple(ops), tuple(ifs)))
 
-    def begin_all(self, ops: Sequence[Op], last: Sequence[Op], then: Then) -> None:
-        """Many unconditional operations in as many commits as they need, `last` in the last.
+    def begin_all(self, steps: Sequence[Step], then: Then) -> None:
+        """Many operations in as many commits as they need; the first that fails ends it.
 
         A crash in between leaves a part of them: whoever uses this marks the beginning in a way
-        that a restart finds, and `last` is the mark of the end.
+        that others find, and the last step is the mark of the end.
         """
-        head, rest = ops[:OPERATIONS_PER_COMMIT], ops[OPERATIONS_PER_COMMIT:]
-        if not rest and len(head) + len(last) <= OPERATIONS_PER_COMMIT:
-            self.begin([*head, *last], (), then)
-            return
+        some, rest = steps[:STEPS_PER_COMMIT], steps[STEPS_PER_COMMIT:]
+        ifs = dict.fromkeys(condition for _, conditions in some for condition in conditions)
 
         def go_on(now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                then(now, outcome)
+            if rest and isinstance(outcome, Commit) and outcome.ok:
+                self.begin_all(rest, then)
             else:
-                self.begin_all(rest, last, then)
+                then(now, outcome)
 
-        self.begin(head, (), go_on)
+        self.begin([op for op, _ in some], list(ifs), go_on)
 
     def end(self, now: Now, token: int, outcome: Commit | StoreError) -> None:
         """The store has answered."""

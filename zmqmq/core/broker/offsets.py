@@ -12,7 +12,7 @@ from typing import Any
 
 from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.core.broker.catalog import Catalog, Topic
-from zmqmq.core.broker.events import Now
+from zmqmq.core.broker.latest import Latest
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.produce import Producing
 from zmqmq.core.broker.sessions import Session
@@ -22,7 +22,6 @@ from zmqmq.core.groups.offsets_table import (
     OffsetsTable,
     commit_batch,
     forget_batch,
-    offsets_partition,
 )
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
@@ -35,8 +34,10 @@ from zmqmq.errors import (
     error_to_wire,
     refusal,
 )
+from zmqmq.model.groups import offsets_partition
 from zmqmq.model.limits import INTEGER_MAX, METADATA_NOTE_MAX, MIB
 from zmqmq.model.names import OFFSETS_TOPIC, check_group_name
+from zmqmq.model.now import Now
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import malformed, reader, row, whole
@@ -87,22 +88,35 @@ class Offsets:
     """Positions: those that groups have committed, and those of time, start and end."""
 
     def __init__(
-        self, catalog: Catalog, outbox: Outbox, timers: Timers, producing: Producing
+        self,
+        catalog: Catalog,
+        outbox: Outbox,
+        timers: Timers,
+        producing: Producing,
+        latest: Latest,
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
         self._timers = timers
         self._producing = producing
+        self._latest = latest
         self._tables: dict[int, OffsetsTable] = {}
         """By partition of `__offsets`."""
+        self._loaded: dict[int, Partition] = {}
+        """Of which leader epoch the table is, or would be if it could be read."""
         self._pending: dict[Partition, deque[tuple[int, RecordBatch, CommitRequest | None]]] = {}
 
     def load(self, partition: Partition) -> None:
-        """Replay a partition of `__offsets` that has just been opened.
+        """Replay a partition of `__offsets`, once all that was committed before this leader epoch
+        is known to be (L14).
 
         One that is damaged gets no table: a group whose offsets may be lost must not begin again
         at the start without anybody knowing why.
         """
+        number = partition.log.key.partition
+        if self._loaded.get(number) is partition or not partition.is_caught_up:
+            return
+        self._loaded[number] = partition
         table = OffsetsTable()
         log, offset = partition.log, partition.log.start_offset
         while offset < partition.high_watermark and not log.damage:
@@ -120,7 +134,7 @@ class Offsets:
                 log.fail(error)
                 return
         if not log.damage:
-            self._tables[log.key.partition] = table
+            self._tables[number] = table
 
     def handle_commit(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """OFFSET_COMMIT."""
@@ -133,7 +147,7 @@ class Offsets:
             topic_id, number, offset, epoch, note = row("offsets", entry, bytes, int, int, int, str)
             try:
                 self._check_note(note)
-                self._catalog.partition(topic_id, number)
+                self._catalog.check_exists(topic_id, number)
             except WireError as error:
                 results.append(error_to_wire(error))
                 continue
@@ -152,42 +166,60 @@ class Offsets:
             raise
         self._timers.add(now.ns + COMMIT_TIMEOUT_NS, request)
 
-    def handle_fetch(self, session: Session, correlation: int, fields: Fields) -> None:
+    def handle_fetch(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """OFFSET_FETCH."""
         group, entries = _read_fetch(fields)
         self._check_group(session, group, Action.READ)
-        _, table = self._coordinator(group)
-        found = table.of(group)
-        if entries is None:
-            wanted: Iterable[tuple[bytes, int]] = sorted(found)
-        else:
+        rows = None
+        if entries is not None:
             rows = [row("partitions", entry, bytes, int) for entry in entries]
-            wanted = [(topic_id, number) for topic_id, number, *_ in rows]
-        offsets = [
-            [*place, c.offset, c.leader_epoch, c.note, c.commit_ms]
-            for place in wanted
-            if (c := found.get(place)) is not None
-        ]
-        self._outbox.reply(session, Api.OFFSET_FETCH, correlation, {"offsets": offsets})
+        partition, _ = self._coordinator(group)
 
-    def handle_list(self, session: Session, correlation: int, fields: Fields) -> None:
+        def finish() -> None:
+            _, table = self._coordinator(group)
+            found = table.of(group)
+            wanted: Iterable[tuple[bytes, int]] = sorted(found)
+            if rows is not None:
+                wanted = [(topic_id, number) for topic_id, number, *_ in rows]
+            offsets = [
+                [*place, c.offset, c.leader_epoch, c.note, c.commit_ms]
+                for place in wanted
+                if (c := found.get(place)) is not None
+            ]
+            self._outbox.reply(session, Api.OFFSET_FETCH, correlation, {"offsets": offsets})
+
+        self._latest.ask(now, session, Api.OFFSET_FETCH, correlation, (partition,), finish)
+
+    def handle_list(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """LIST_OFFSETS."""
         (entries,) = _read_list(fields)
-        offsets: list[Any] = []
-        for entry in entries:
-            topic_id, number, *rest = row("partitions", entry, bytes, int)
-            try:
-                partition = self._catalog.partition(topic_id, number)
-                if not authorize(session.principal, Action.DESCRIBE, "topic", partition.topic):
-                    raise refusal(Code.DENIED, f"may not describe {partition.topic!r}")
-                offsets.append(self._find(partition, rest[0] if rest else None))
-            except WireError as error:
-                offsets.append(error_to_wire(error))
-            except CorruptDataError as error:
-                offsets.append(error_to_wire(refusal(Code.STORAGE_DAMAGED, str(error))))
-            except StorageError as error:
-                offsets.append(error_to_wire(refusal(Code.STORAGE_OFFLINE, str(error))))
-        self._outbox.reply(session, Api.LIST_OFFSETS, correlation, {"offsets": offsets})
+        rows = [row("partitions", entry, bytes, int) for entry in entries]
+        latest: dict[Partition, None] = {}
+        for topic_id, number, *rest in rows:
+            partition = self._catalog.partitions.get((topic_id, number))
+            if partition is not None and rest[:1] != ["start"] and not partition.log.failed:
+                latest[partition] = None
+
+        def finish() -> None:
+            offsets = [self._list_one(session, *entry) for entry in rows]
+            self._outbox.reply(session, Api.LIST_OFFSETS, correlation, {"offsets": offsets})
+
+        self._latest.ask(now, session, Api.LIST_OFFSETS, correlation, latest, finish)
+
+    def _list_one(
+        self, session: Session, topic_id: bytes, number: int, *rest: object
+    ) -> tuple[int, int | None] | Fields:
+        try:
+            partition = self._catalog.partition(topic_id, number)
+            if not authorize(session.principal, Action.DESCRIBE, "topic", partition.topic):
+                raise refusal(Code.DENIED, f"may not describe {partition.topic!r}")
+            return self._find(partition, rest[0] if rest else None)
+        except WireError as error:
+            return error_to_wire(error)
+        except CorruptDataError as error:
+            return error_to_wire(refusal(Code.STORAGE_DAMAGED, str(error)))
+        except StorageError as error:
+            return error_to_wire(refusal(Code.STORAGE_OFFLINE, str(error)))
 
     def commit(self, partition: Partition) -> None:
         """The high watermark of a partition of `__offsets` has moved."""
@@ -199,11 +231,15 @@ class Offsets:
             if request is not None and not request.done:
                 request.finish()
 
-    def fail(self, partition: Partition, why: str) -> None:
-        """The log has failed: nobody knows which of the pending commits are stored."""
+    def drop(self, partition: Partition, why: str) -> None:
+        """It has failed or is led elsewhere: nobody knows which pending commits will stay."""
         for _, _, request in self._pending.pop(partition, ()):
             if request is not None and not request.done:
-                request.refuse(Code.NOT_COMMITTED, f"the disk failed: {why}")
+                request.refuse(Code.NOT_COMMITTED, f"the commit may be lost: {why}")
+        number = partition.log.key.partition
+        if self._loaded.get(number) is partition:
+            del self._loaded[number]
+            self._tables.pop(number, None)
 
     def forget_topic(self, now: Now, topic: Topic) -> None:
         """A topic was deleted: nobody will ask for offsets in it again."""

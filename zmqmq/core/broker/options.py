@@ -62,3 +62,11 @@ class ServingOptions:
             maximum=1_000,
         ),
     ] = 8
+    offsets_replicas: Annotated[
+        int,
+        Setting(
+            "Replicas of the internal topic of committed offsets, which waits for so many brokers "
+            "to be made; 0: 3, or as many as there are then.",
+            maximum=15,
+        ),
+    ] = 0

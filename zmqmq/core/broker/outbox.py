@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zmqmq.core.broker.events import Effect, Send
+from zmqmq.core.broker.events import AnswerPeer, Effect, Send
 from zmqmq.core.broker.sessions import Session, Sessions
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.errors import WireError, error_to_wire
 from zmqmq.wire.apis import ERROR, Api
 from zmqmq.wire.frame import Fields, encode_header
+from zmqmq.wire.peers import PeerApi
 
 
 class Outbox:
@@ -45,6 +46,18 @@ class Outbox:
             self._sessions.note_sent(session, sum(map(len, bodies)))
         header = encode_header(api, correlation, fields)
         self._effects.append(Send(session.route, [header, *bodies]))
+
+    def answer_peer(
+        self,
+        route: bytes,
+        api: PeerApi,
+        correlation: int,
+        fields: Fields,
+        bodies: Sequence[Buffer] = (),
+    ) -> None:
+        """Answer another broker."""
+        header = encode_header(api, correlation, fields)
+        self._effects.append(AnswerPeer(route, [header, *bodies]))
 
     def refuse(self, session: Session, api: Api, correlation: int, error: WireError) -> None:
         """Answer a request with an error in the place of everything else."""

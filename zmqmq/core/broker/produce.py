@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from zmqmq.core.broker.catalog import Catalog
-from zmqmq.core.broker.events import FlushFiles, Now
+from zmqmq.core.broker.flushing import Flushing
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.sessions import Session
 from zmqmq.core.broker.timers import Timers
-from zmqmq.core.replication.partition import Partition
+from zmqmq.core.replication.partition import Appended, Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
-from zmqmq.core.storage.log import Flush
-from zmqmq.errors import Code, StorageError, WireError, error_to_wire, refusal
+from zmqmq.core.storage.log import Log
+from zmqmq.errors import Code, WireError, error_to_wire, refusal
 from zmqmq.model.names import INTERNAL_PREFIX
+from zmqmq.model.now import Now
 from zmqmq.wire.apis import ACKS_ALL, ACKS_NONE, REQUESTS, Api
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import malformed, reader, row
@@ -71,24 +72,26 @@ class ProduceRequest:
 
 
 class Producing:
-    """Appends, group commit, and who waits for which offset."""
+    """Appends, and who waits for which offset."""
 
     def __init__(
-        self, catalog: Catalog, outbox: Outbox, timers: Timers, options: ServingOptions
+        self,
+        catalog: Catalog,
+        outbox: Outbox,
+        timers: Timers,
+        flushing: Flushing,
+        options: ServingOptions,
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
         self._timers = timers
+        self._flushing = flushing
         self._options = options
-        self._touched: dict[Partition, None] = {}
         self._written: list[ProduceRequest] = []
         """acks=1, to be answered when the burst has been written out."""
         self._waiting: dict[Partition, deque[tuple[int, ProduceRequest, int]]] = {}
         """By partition: (next offset, request, index in it), in the order of offsets."""
-        self._dirty: dict[Partition, None] = {}
-        self._flushing = False
-        self._unflushed = self._flushing_bytes = 0
-        self.batches = self.bytes = self.flushes = 0
+        self.batches = self.bytes = 0
 
     def handle(
         self, now: Now, session: Session, correlation: int, fields: Fields, bodies: list[Buffer]
@@ -98,10 +101,11 @@ class Producing:
         if len(entries) != len(bodies):
             raise malformed(f"{len(entries)} batches are listed and {len(bodies)} frames follow")
         size = sum(map(len, bodies))
-        if self._unflushed + size > self._options.unflushed_bytes:
+        unflushed = self._flushing.unflushed_bytes
+        if unflushed + size > self._options.unflushed_bytes:
             raise refusal(
                 Code.THROTTLED,
-                f"{self._unflushed} bytes wait for the disk and serving.unflushed_bytes is "
+                f"{unflushed} bytes wait for the disk and serving.unflushed_bytes is "
                 f"{self._options.unflushed_bytes}",
                 {"retry_after_ms": 50},
             )
@@ -116,18 +120,13 @@ class Producing:
                 if partition.topic.startswith(INTERNAL_PREFIX):
                     # A start replays what stands there, and could not with a stranger's records.
                     raise refusal(Code.DENIED, f"topic {partition.topic!r} is the broker's own")
-                if not partition.log.failed:
-                    # Before the append: one that fails the log has others who wait for it.
-                    self._touched[partition] = None
-                base_offset, next_offset, append_ms = partition.append(now.ms, body)
+                appended = self._append(now, partition, body, acks)
             except WireError as error:
                 results.append(error_to_wire(error))
                 continue
-            results.append((base_offset, append_ms))
-            self._touched[partition] = None  # a batch that came again may be of a failed log
-            self._unflushed += len(body)
-            if acks == ACKS_ALL and next_offset > partition.high_watermark:
-                self._wait(partition, next_offset, request, len(results) - 1)
+            results.append((appended.base_offset, appended.append_ms))
+            if acks == ACKS_ALL and appended.next_offset > partition.high_watermark:
+                self._wait(partition, appended.next_offset, request, len(results) - 1)
         self.batches += len(bodies)
         self.bytes += size
         if acks == ACKS_NONE:
@@ -142,82 +141,29 @@ class Producing:
 
     def append_own(self, now: Now, partition: Partition, batch: bytes) -> int:
         """Append a batch of the broker's own; the offset behind it. Raises refusals."""
-        if not partition.log.failed:
-            self._touched[partition] = None
-        next_offset = partition.append(now.ms, batch).next_offset
-        self._unflushed += len(batch)
-        return next_offset
+        return self._append(now, partition, batch, ACKS_ALL).next_offset
 
-    def end_burst(self) -> tuple[list[Partition], list[tuple[Partition, str]]]:
-        """Write out what came in.
+    def _append(self, now: Now, partition: Partition, batch: Buffer, acks: int) -> Appended:
+        log = partition.log
+        if not log.failed:
+            # Before the append: one that fails the log has others who wait for it.
+            self._flushing.touch(log)
+        appended = partition.append(now.ms, batch, acks)
+        # After it too: a batch that came again may be of a failed log.
+        self._flushing.touch(log, len(batch))
+        return appended
 
-        Returns the partitions whose high watermark moved by that, and those whose log has failed,
-        with the reason.
-        """
-        moved, failed = [], []
-        for partition in self._touched:
-            try:
-                partition.log.write_out()
-            except StorageError as error:
-                failed.append((partition, str(error)))
-                continue
-            if partition.log.is_dirty:
-                self._dirty[partition] = None
-            if not partition.flushes and partition.advance():
-                moved.append(partition)
-        self._touched.clear()
+    def answer_written(self, failed: Sequence[tuple[Log, str]]) -> None:
+        """The burst was written out, but for the logs that failed: answer acks=1."""
         if failed:
-            self._doubt_written(failed)
+            # A write of this burst failed: none of its acks=1 requests may be confirmed.
+            names = ", ".join(f"{log.name} ({why})" for log, why in failed)
+            error = error_to_wire(refusal(Code.NOT_COMMITTED, f"the disk failed: {names}"))
+            for request in self._written:
+                request.results = [r if type(r) is dict else error for r in request.results]
         written, self._written = self._written, []
         for request in written:
             request.finish()
-        self.flush()
-        return moved, failed
-
-    def _doubt_written(self, failed: list[tuple[Partition, str]]) -> None:
-        """A write of this burst failed: none of its acks=1 requests may be confirmed."""
-        names = ", ".join(f"{partition.name} ({why})" for partition, why in failed)
-        error = error_to_wire(refusal(Code.NOT_COMMITTED, f"the disk failed: {names}"))
-        for request in self._written:
-            request.results = [r if type(r) is dict else error for r in request.results]
-
-    def flush(self) -> None:
-        """Begin a flush of all that is dirty, unless one is under way: that is group commit."""
-        if self._flushing:
-            return
-        flushes = [(p, p.log.begin_flush()) for p in self._dirty if not p.log.failed]
-        self._dirty.clear()
-        if not flushes:
-            # Nothing waits for the disk; what failed logs had taken never will.
-            self._unflushed = 0
-            return
-        self._flushing = True
-        self._flushing_bytes = self._unflushed
-        self.flushes += 1
-        self._outbox.emit(FlushFiles(flushes))
-
-    def end_flush(
-        self, flushes: Sequence[tuple[Partition, Flush, StorageError | None]]
-    ) -> list[Partition]:
-        """A flush is done; the partitions whose high watermark moved by that."""
-        self._flushing = False
-        self._unflushed -= self._flushing_bytes
-        self._flushing_bytes = 0
-        moved = []
-        for partition, flush, error in flushes:
-            if error is not None:
-                partition.log.fail(error)
-            elif not partition.log.failed:
-                partition.log.end_flush(flush)
-                if partition.advance():
-                    moved.append(partition)
-        self.flush()
-        return moved
-
-    def mark_dirty(self, partition: Partition) -> None:
-        """Include a partition in the next flush."""
-        if partition.log.is_dirty and not partition.log.failed:
-            self._dirty[partition] = None
 
     def commit(self, partition: Partition) -> None:
         """The high watermark has moved: answer those who waited for it."""
@@ -229,19 +175,17 @@ class Producing:
             waiting.popleft()[1].settle()
 
     def drop(self, partition: Partition, why: str) -> None:
-        """The log has failed or is gone: nobody knows what of the uncommitted end is stored."""
+        """It has failed, is gone, or is led elsewhere: nobody knows what of the uncommitted end
+        will stay."""
         error = refusal(
             Code.NOT_COMMITTED, f"{partition.name}: the record is not known to be stored: {why}"
         )
         for _, request, index in self._waiting.pop(partition, ()):
             request.fail(index, error)
-        self._touched.pop(partition, None)
-        self._dirty.pop(partition, None)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits for the disk."""
-        return not (self._flushing or self._dirty or self._touched)
+    def has_waiting(self, partition: Partition) -> bool:
+        """Whether somebody waits for a commit."""
+        return bool(self._waiting.get(partition))
 
     def _wait(
         self, partition: Partition, next_offset: int, request: ProduceRequest, index: int

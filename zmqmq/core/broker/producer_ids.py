@@ -6,11 +6,11 @@ from collections import deque
 from typing import Final
 
 from zmqmq.core.broker.admin_request import AdminRequest
-from zmqmq.core.broker.events import Now
 from zmqmq.core.broker.metadata import Commits, store_refusal
 from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import Commit, If, Put, StoreError
 from zmqmq.core.meta.values import ProducerIdsDocument
+from zmqmq.model.now import Now
 
 IDS_PER_BLOCK: Final = 1_000
 """What is left of a block when the broker stops is never used."""

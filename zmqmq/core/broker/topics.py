@@ -7,32 +7,36 @@ when its partitions are open, so that whoever made a topic can produce to it at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from zmqmq.core.broker.admin_request import AdminRequest
 from zmqmq.core.broker.catalog import Catalog, Topic
-from zmqmq.core.broker.events import Now
 from zmqmq.core.broker.identity import Identity
-from zmqmq.core.broker.metadata import Commits, store_refusal
+from zmqmq.core.broker.metadata import Commits, Step, Then, store_refusal
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.producer_ids import ProducerIds
 from zmqmq.core.broker.sessions import Session
 from zmqmq.core.broker.timers import Timers
+from zmqmq.core.control.image import Image, KnownTopic
+from zmqmq.core.control.placement import candidates, default_replicas, place_replicas
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, StoreError
+from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, StoreError, UnavailableError
 from zmqmq.core.meta.values import (
     PartitionDocument,
     TopicDocument,
     TopicNameDocument,
     TopicState,
 )
+from zmqmq.core.replication.vouching import Place
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.errors import Code, WireError, error_to_wire, refusal
 from zmqmq.model.limits import BATCH_BYTES_MAX
 from zmqmq.model.names import INTERNAL_PREFIX, OFFSETS_TOPIC, check_topic_name
+from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
@@ -44,6 +48,8 @@ _read_alter = reader(REQUESTS[Api.ALTER_TOPIC])
 _read_delete = reader(REQUESTS[Api.DELETE_TOPIC])
 
 TIMEOUT_NS: Final = 60 * 10**9
+LOOK_NS: Final = 10**9
+"""How often to look for what was left half done."""
 _FIXED: Final = frozenset({"flush"})
 """Settings that a topic keeps for life."""
 
@@ -65,6 +71,7 @@ class Topics:
     def __init__(
         self,
         catalog: Catalog,
+        image: Image,
         outbox: Outbox,
         timers: Timers,
         commits: Commits,
@@ -75,6 +82,7 @@ class Topics:
         draw_id: Callable[[], bytes],
     ) -> None:
         self._catalog = catalog
+        self._image = image
         self._outbox = outbox
         self._timers = timers
         self._commits = commits
@@ -84,12 +92,14 @@ class Topics:
         self._defaults = topic_defaults
         self._draw_id = draw_id
         self._making: dict[bytes, None] = {}
-        """Topics that are being made just now."""
+        """Topics that are being made or removed just now."""
         self._awaited: dict[bytes, list[tuple[AdminRequest, Fields, int]]] = {}
         """Who waits for all partitions of a topic to be open, as of which revision."""
         self._served: dict[bytes, int] = {}
         """Of a topic in `_awaited`: partitions below this number are open."""
         self._producer_ids = ProducerIds(commits, keys)
+        self._is_making_own = False
+        self._look_ns = 0
 
     def handle(
         self, now: Now, session: Session, api: Api, correlation: int, fields: Fields
@@ -113,25 +123,38 @@ class Topics:
         if not request.done:
             self._timers.add(now.ns + TIMEOUT_NS, request)
 
-    def begin(self) -> None:
-        """After a start: finish what was begun, and make the broker's own topics."""
+    def tick(self, now: Now) -> None:
+        """Remove what this broker has begun to make or to remove, and the store let it down.
 
-        def removed_own(_now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                raise outcome
-            self._make_own()
+        What others leave behind when they go, the controller removes.
+        """
+        if now.ns < self._look_ns:
+            return
+        self._look_ns = now.ns + LOOK_NS
+        for topic_id, known in self._image.topics.items():
+            if (
+                known.document.state != "ready"
+                and known.document.maker == self._me
+                and topic_id not in self._making
+            ):
+                self._remove(topic_id, known, lambda _now, _outcome: None)
 
-        own = self._catalog.by_name.get(OFFSETS_TOPIC)
-        for topic in list(self._catalog.by_id.values()):
-            if topic.state != "ready":
-                self._remove(topic, removed_own if topic is own else lambda _now, _outcome: None)
-        if own is None:
-            self._make_own()
-
-    def _make_own(self) -> None:
+    def make_own(self) -> None:
+        """Make the topic of committed offsets, unless it is there or being made."""
+        if OFFSETS_TOPIC in self._image.names or self._is_making_own:
+            return
+        brokers = len(candidates(self._image))
+        if brokers < self._options.offsets_replicas or not brokers:
+            return  # some of those that it is to be on are not up yet
+        self._is_making_own = True
+        replicas = self._options.offsets_replicas or default_replicas(brokers)
         config = self._defaults.changed(OFFSETS_CONFIG)
         count, overrides = self._options.offsets_partitions, dict(OFFSETS_CONFIG)
-        self._make(OFFSETS_TOPIC, count, 1, overrides, config, None)
+        self._make(OFFSETS_TOPIC, count, replicas, overrides, config, None)
+
+    @property
+    def _me(self) -> Member:
+        return Member(self._identity.broker_id, self._identity.epoch)
 
     def partition_served(self, topic_id: bytes) -> None:
         """A partition has become available, or is known never to be."""
@@ -141,8 +164,7 @@ class Topics:
             return
         # What is served stays so, so each look goes on where the last one stopped.
         for number in range(self._served.get(topic_id, 0), topic.partition_count):
-            place = (topic_id, number)
-            if place not in self._catalog.partitions and place not in self._catalog.unopened:
+            if not self._is_served((topic_id, number)):
                 self._served[topic_id] = number
                 return
         del self._awaited[topic_id]
@@ -153,6 +175,13 @@ class Topics:
                 request.finish(fields)
             else:
                 self._awaited.setdefault(topic_id, []).append(entry)
+
+    def _is_served(self, place: Place) -> bool:
+        """Whether a partition is open, if it is to be led here; others have theirs to open."""
+        if place in self._catalog.partitions or place in self._catalog.unopened:
+            return True
+        known = self._image.partitions.get(place)
+        return known is not None and known.document.leader != self._me
 
     def gone(self, topic: Topic) -> None:
         """A topic was deleted: nobody needs to wait for its partitions."""
@@ -179,7 +208,11 @@ class Topics:
                 continue
             leaders = [topic.leaders.get(n, (None, 0)) for n in range(topic.partition_count)]
             topics.append({"name": name, "id": topic.id, "partitions": leaders})
-        brokers = [[self._identity.broker_id, self._identity.endpoints["clients"], None]]
+        brokers = [
+            [broker_id, known.live.endpoints.get("clients"), known.live.rack]
+            for broker_id, known in sorted(self._image.brokers.items())
+            if known.live is not None
+        ]
         self._outbox.reply(
             session, Api.METADATA, correlation, {"brokers": brokers, "topics": topics}
         )
@@ -196,18 +229,14 @@ class Topics:
         self._authorize(session, Action.CREATE, name)
         self._check_room(partitions)
         existing = self._catalog.by_name.get(name)
-        is_stuck = (
-            existing is not None
-            and existing.state == "creating"
-            and existing.id not in self._making
-        )
-        if existing is not None and not is_stuck:
+        if existing is not None:
             raise self._exists(existing)
-        replicas = replicas or 1
-        if replicas > 1:
+        brokers = len(candidates(self._image))
+        replicas = replicas or default_replicas(brokers)
+        if replicas > brokers:
             raise refusal(
                 Code.INVALID_CONFIG,
-                f"topic {name!r} wants {replicas} replicas, and there is 1 broker",
+                f"topic {name!r} wants {replicas} replicas, and {brokers} broker(s) can take one",
             )
         config, overrides = self._configured(changes or {})
         _check_min_isr(name, config, replicas)
@@ -215,17 +244,7 @@ class Topics:
             request.finish(_created(b"\0" * 16, partitions, replicas, config))
             return
 
-        def removed(_now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                request.refuse(store_refusal(outcome))
-            else:
-                self._make(name, partitions, replicas, overrides, config, request)
-
-        if existing is None:
-            self._make(name, partitions, replicas, overrides, config, request)
-        else:
-            # The store failed whoever began to make it: as a start would, remove what there is.
-            self._remove(existing, removed)
+        self._make(name, partitions, replicas, overrides, config, request)
 
     def _configured(self, settings: Mapping[Any, Any]) -> tuple[TopicConfig, dict[str, int | str]]:
         """What settings come to, and those among them that are not the broker's default."""
@@ -245,11 +264,11 @@ class Topics:
     ) -> None:
         topic_id = self._draw_id()
         self._making[topic_id] = None
-        ops = self._partition_ops(topic_id, range(partitions), config, replicas)
+        key = self._keys.topic(topic_id)
 
         def document(state: TopicState) -> Put:
             return Put(
-                self._keys.topic(topic_id),
+                key,
                 TopicDocument(
                     name=name,
                     topic_id=topic_id,
@@ -257,26 +276,35 @@ class Topics:
                     replicas=replicas,
                     config=overrides,
                     state=state,
+                    maker=None if state == "ready" else self._me,
                 ).encode(),
             )
 
         def made(_now: Now, outcome: Commit | StoreError) -> None:
             del self._making[topic_id]
+            if name == OFFSETS_TOPIC:
+                self._is_making_own = False
+            if request is None:
+                return
             if isinstance(outcome, StoreError):
-                if request is None:
-                    raise outcome
                 request.refuse(store_refusal(outcome))
             elif not outcome.ok:
-                assert request is not None
                 request.refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
-            elif request is not None:
+            else:
                 fields = _created(topic_id, partitions, replicas, config)
                 self._awaited.setdefault(topic_id, []).append((request, fields, outcome.revision))
                 self.partition_served(topic_id)
 
         def named(now: Now, outcome: Commit | StoreError) -> None:
             if isinstance(outcome, Commit) and outcome.ok:
-                self._commits.begin_all(ops, [document("ready")], made)
+                # From here on only while nobody else has taken it over.
+                mine = (If(key, "mod", "==", outcome.revision),)
+                steps = self._partition_steps(topic_id, range(partitions), config, replicas)
+                if steps is None:
+                    made(now, UnavailableError("too few brokers are up"))
+                    return
+                all_steps = [(op, (*conditions, *mine)) for op, conditions in steps]
+                self._commits.begin_all([*all_steps, (document("ready"), mine)], made)
             else:
                 made(now, outcome)
 
@@ -284,26 +312,38 @@ class Topics:
         claim = Put(name_key, TopicNameDocument(topic_id=topic_id).encode())
         self._commits.begin([document("creating"), claim], [If(name_key, "create", "==", 0)], named)
 
-    def _partition_ops(
-        self, topic_id: bytes, numbers: Iterable[int], config: TopicConfig, replicas: int
-    ) -> list[Op]:
-        me = Member(self._identity.broker_id, self._identity.epoch)
-        document = PartitionDocument(
-            replicas=(me.broker_id,),
-            adding=(),
-            removing=(),
-            leader=me,
-            leader_epoch=1,
-            isr=(me,),
-            elr=(),
-            last_leader=None,
-            min_isr=config.min_isr or max(replicas - 1, 1),
-            recovering=False,
-            rec=0,
-            write_id=f"{me.broker_id}.{me.broker_epoch}",
-            flush="fsync" if config.flush == "fsync" else "replicated",
-        ).encode()
-        return [Put(self._keys.partition(topic_id, number), document) for number in numbers]
+    def _partition_steps(
+        self, topic_id: bytes, numbers: Sequence[int], config: TopicConfig, replicas: int
+    ) -> list[Step] | None:
+        """The documents of new partitions; None if there are too few brokers just now.
+
+        All that are chosen are in the ISR from the beginning: there is nothing yet that they could
+        lack. That one of them goes before it hears of it is for the controller, as always (C3).
+        """
+        if len(candidates(self._image)) < replicas:
+            return None
+        brokers = place_replicas(self._image, topic_id, numbers, replicas)
+        steps: list[Step] = []
+        for number, chosen in zip(numbers, brokers, strict=True):
+            isr = tuple(Member(i, self._image.broker(i).epoch or 0) for i in chosen)
+            document = PartitionDocument(
+                replicas=tuple(chosen),
+                adding=(),
+                removing=(),
+                leader=isr[0],
+                leader_epoch=1,
+                isr=isr,
+                elr=(),
+                last_leader=None,
+                min_isr=config.min_isr or max(replicas - 1, 1),
+                recovering=False,
+                rec=0,
+                write_id=f"{self._identity.broker_id}.{self._identity.epoch}",
+                flush="fsync" if config.flush == "fsync" else "replicated",
+            )
+            key = self._keys.partition(topic_id, number)
+            steps.append((Put(key, document.encode()), (If(key, "create", "==", 0),)))
+        return steps
 
     # ALTER_TOPIC, DELETE_TOPIC
 
@@ -347,24 +387,21 @@ class Topics:
             if isinstance(outcome, StoreError):
                 request.refuse(store_refusal(outcome))
             elif not outcome.ok:
-                request.refuse(
-                    refusal(Code.CONFLICT, f"topic {name!r} was changed meanwhile; try again")
-                )
+                request.refuse(self._changed(name))
             else:
                 answer = {"partitions": count, "config": config.as_map()}
                 self._awaited.setdefault(topic.id, []).append((request, answer, outcome.revision))
                 self.partition_served(topic.id)
 
-        def prepared(now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                altered(now, outcome)
-                return
-            # Partitions beyond the count that a crash leaves are taken over by the next ALTER.
-            condition = If(key, "mod", "==", revision)
-            self._commits.begin([Put(key, after.encode())], [condition], altered)
-
-        ops = self._partition_ops(topic.id, new, config, topic.replicas)
-        self._commits.begin_all(ops, (), prepared)
+        steps = self._partition_steps(topic.id, new, config, topic.replicas)
+        if steps is None:
+            raise refusal(
+                Code.INVALID_CONFIG,
+                f"topic {name!r} has {topic.replicas} replicas, and too few brokers can take one",
+            )
+        unchanged = (If(key, "mod", "==", revision),)
+        all_steps = [(op, (*conditions, *unchanged)) for op, conditions in steps]
+        self._commits.begin_all([*all_steps, (Put(key, after.encode()), unchanged)], altered)
 
     def _delete(self, session: Session, request: AdminRequest, fields: Fields) -> None:
         (name,) = _read_delete(fields)
@@ -376,35 +413,40 @@ class Topics:
         def removed(_now: Now, outcome: Commit | StoreError) -> None:
             if isinstance(outcome, StoreError):
                 request.refuse(store_refusal(outcome))
+            elif not outcome.ok:
+                request.refuse(self._changed(name))
             else:
                 request.finish({})
 
-        self._remove(topic, removed)
+        self._remove(topic.id, self._image.topics[topic.id], removed)
 
-    def _remove(self, topic: Topic, then: Callable[[Now, Commit | StoreError], None]) -> None:
-        """Mark it, remove its partitions, then itself: a start goes on where a crash stopped."""
-        key = self._keys.topic(topic.id)
-        marked = TopicDocument(
-            name=topic.name,
-            topic_id=topic.id,
-            partitions=topic.partition_count,
-            replicas=topic.replicas,
-            config=topic.overrides,
-            state="deleting",
-        )
-        numbers = sorted({*range(topic.partition_count), *topic.leaders})
-        deletes: list[Op] = [Delete(self._keys.partition(topic.id, n)) for n in numbers]
+    def _remove(self, topic_id: bytes, known: KnownTopic, then: Then) -> None:
+        """Mark it, remove its partitions, then itself; whoever finds the mark can go on."""
+        self._making[topic_id] = None
+        key = self._keys.topic(topic_id)
+        marked = replace(known.document, state="deleting", maker=self._me)
+        name = known.document.name
+
+        def ended(now: Now, outcome: Commit | StoreError) -> None:
+            self._making.pop(topic_id, None)
+            then(now, outcome)
 
         def go_on(now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                then(now, outcome)
-            else:
-                self._commits.begin_all(deletes, [Delete(key)], then)
+            if not isinstance(outcome, Commit) or not outcome.ok:
+                ended(now, outcome)
+                return
+            mine = (If(key, "mod", "==", outcome.revision),)
+            numbers = sorted({*range(marked.partitions), *self._image.numbers.get(topic_id, ())})
+            steps: list[Step] = [(Delete(self._keys.partition(topic_id, n)), mine) for n in numbers]
+            self._commits.begin_all([*steps, (Delete(key), mine)], ended)
 
         ops: list[Op] = [Put(key, marked.encode())]
-        if self._catalog.by_name.get(topic.name) is topic:
-            ops.append(Delete(self._keys.topic_name(topic.name)))
-        self._commits.begin(ops, (), go_on)
+        if self._image.names.get(name) == topic_id:
+            ops.append(Delete(self._keys.topic_name(name)))
+        self._commits.begin(ops, [If(key, "mod", "==", known.revision)], go_on)
+
+    def _changed(self, name: str) -> WireError:
+        return refusal(Code.CONFLICT, f"topic {name!r} was changed meanwhile; try again")
 
     def _authorize(self, session: Session, action: Action, name: str) -> None:
         if not authorize(session.principal, action, "topic", name):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgpack
-from crc32c import crc32c
 
 from zmqmq.batch.decode import RecordBatch
 from zmqmq.batch.encode import encode_batch
@@ -34,11 +33,6 @@ class Committed(NamedTuple):
     leader_epoch: int
     note: str
     commit_ms: int
-
-
-def offsets_partition(group: str, partition_count: int) -> int:
-    """Which partition of `__offsets` holds a group."""
-    return int(crc32c(group.encode())) % partition_count
 
 
 class OffsetsTable:

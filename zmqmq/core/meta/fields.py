@@ -110,11 +110,14 @@ class Fields:
             self.refuse(name, f"is {value!r}; it is {2 * count} lower-case hex digits")
         return decoded
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        return tuple(self._check_text(name, value) for value in self._array(name))
-
     def text_map(self, name: str) -> dict[str, str]:
         return {key: self._check_text(name, value) for key, value in self._object(name).items()}
+
+    def optional_number_map(self, name: str) -> dict[str, int | None]:
+        return {
+            key: None if value is None else self._check_number(name, value, 0, INTEGER_MAX)
+            for key, value in self._object(name).items()
+        }
 
     def settings(self, name: str) -> dict[str, int | str]:
         settings: dict[str, int | str] = {}

@@ -77,6 +77,12 @@ class ProducerIdsKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ControllerKey:
+    """`ctl/leader`: who is the controller. On the lease of that broker; its create_revision is the
+    controller epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigKey:
     """`cfg/<scope>/<name>`: settings changed while the cluster runs."""
 
@@ -92,6 +98,7 @@ Key = (
     | TopicNameKey
     | PartitionKey
     | ProducerIdsKey
+    | ControllerKey
     | ConfigKey
 )
 
@@ -156,6 +163,10 @@ class KeySpace:
         return self.prefix + b"alloc/pid"
 
     @property
+    def controller(self) -> bytes:
+        return self.prefix + b"ctl/leader"
+
+    @property
     def config_prefix(self) -> bytes:
         return self.prefix + b"cfg/"
 
@@ -187,6 +198,8 @@ def _parse(kind: str, parts: list[str]) -> Key | None:
             return ClusterKey()
         case "alloc", ["pid"]:
             return ProducerIdsKey()
+        case "ctl", ["leader"]:
+            return ControllerKey()
         case "live", [number]:
             return LiveKey(_parse_number(number, BROKER_ID_MAX))
         case "broker", [number]:

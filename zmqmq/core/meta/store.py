@@ -38,6 +38,9 @@ COMMIT_BYTES_MAX: Final = 1024 * 1024
 TIMEOUT_S: Final = 5.0
 """What `timeout_s=None` means, unless a driver was told otherwise. Longer than an election of
 etcd (etcd.md R4)."""
+OWN_LEASE: Final = -1
+"""As `Put.lease`: the lease of this broker's session, which whoever runs the core puts in its
+place. Without a session the commit fails with LeaseGoneError."""
 
 Target = Literal["create", "mod", "version", "lease", "value"]
 Operator = Literal["==", "!=", "<", ">"]

@@ -65,6 +65,9 @@ class LiveDocument:
     """The range of earlier broker epochs that vouch for its data begins here (D4); None: only
     this run does."""
     since_clean: int | None
+    unvouched: Mapping[str, int | None] = field(default_factory=dict, hash=False)
+    """`<topic id in hex>.<partition>` of those that were damaged or lost (D5), with the epoch from
+    which on this broker vouches for them; None: only this run does."""
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -76,6 +79,7 @@ class LiveDocument:
             version=self.version,
             since_fsync=self.since_fsync,
             since_clean=self.since_clean,
+            unvouched=dict(self.unvouched),
         )
 
     @classmethod
@@ -88,6 +92,7 @@ class LiveDocument:
             version=f.text("version"),
             since_fsync=f.optional_number("since_fsync"),
             since_clean=f.optional_number("since_clean"),
+            unvouched=f.optional_number_map("unvouched"),
             extra=f.rest(),
         )
 
@@ -97,23 +102,19 @@ class BrokerDocument:
     """What is known of a broker whether it runs or not."""
 
     broker_epoch: int
-    """The run that the first two flags are about; they say nothing of another."""
-    fenced: bool
+    """The run that `shutting_down` is about; it says nothing of another."""
     shutting_down: bool
+    """It hands over what it leads, and joins no ISR (C10)."""
     cordoned: bool
     """It gets no new partitions. About the broker, not the run."""
-    directories: tuple[str, ...]
-    """The ids of its data directories."""
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
         return encode_fields(
             self.extra,
             broker_epoch=self.broker_epoch,
-            fenced=self.fenced,
             shutting_down=self.shutting_down,
             cordoned=self.cordoned,
-            directories=self.directories,
         )
 
     @classmethod
@@ -121,10 +122,8 @@ class BrokerDocument:
         f = Fields("broker", data)
         return cls(
             broker_epoch=f.number("broker_epoch"),
-            fenced=f.flag("fenced"),
             shutting_down=f.flag("shutting_down"),
             cordoned=f.flag("cordoned"),
-            directories=f.texts("directories"),
             extra=f.rest(),
         )
 
@@ -142,7 +141,10 @@ class TopicDocument:
     config: Mapping[str, int | str] = field(hash=False)
     """The settings that differ from the defaults (model/topics.py)."""
     state: TopicState
-    """Topics that are `creating` or `deleting` are finished by whoever finds them so."""
+    """What is `creating` or `deleting` is finished by its maker; once that run of a broker is over,
+    the controller takes it over, to remove it."""
+    maker: Member | None = None
+    """Who is making or removing it; None once it is `ready`."""
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -154,6 +156,7 @@ class TopicDocument:
             replicas=self.replicas,
             config=dict(self.config),
             state=self.state,
+            maker=self.maker,
         )
 
     @classmethod
@@ -170,6 +173,7 @@ class TopicDocument:
             replicas=f.number("replicas", minimum=1, maximum=REPLICAS_MAX),
             config=f.settings("config"),
             state=f.choice("state", TOPIC_STATES),
+            maker=f.optional_member("maker"),
             extra=f.rest(),
         )
 
@@ -226,6 +230,11 @@ class PartitionDocument:
     """In force; the topic's setting is only the wish (D1, D12)."""
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)
 
+    @property
+    def effective_min_isr(self) -> int:
+        """So many must be in sync for anything to be committed (L5); all, if there are fewer."""
+        return min(self.min_isr, len(self.replicas))
+
     def encode(self) -> bytes:
         return encode_fields(
             self.extra,
@@ -281,6 +290,27 @@ class PartitionDocument:
             f.refuse("elr", "has a broker of isr")
         if self.leader is not None and self.leader not in self.isr:
             f.refuse("leader", "is not in isr")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerDocument:
+    """Who is the controller (C1). Its epoch is the create_revision of the key."""
+
+    broker_id: int
+    broker_epoch: int
+    extra: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    def encode(self) -> bytes:
+        return encode_fields(self.extra, broker_id=self.broker_id, broker_epoch=self.broker_epoch)
+
+    @classmethod
+    def decode(cls, data: bytes) -> ControllerDocument:
+        f = Fields("controller", data)
+        return cls(
+            broker_id=f.number("broker_id", maximum=BROKER_ID_MAX),
+            broker_epoch=f.number("broker_epoch"),
+            extra=f.rest(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,12 @@
 """One partition that this broker leads: appends, commits, acknowledges.
 
-A record is committed once every in-sync replica has it, flushed or in memory as the topic's
-`flush` says (L4, L5, D2). With one replica that is the leader alone, and the high watermark is
-how far its own log is flushed (`fsync`) or written (`replicated`).
+A record is committed once every in-sync replica has it, flushed or in memory as the document's
+flush mode says (L4, L5, D2). Alone in its ISR the leader decides by its own log: the high watermark
+is how far that is flushed (`fsync`) or written (`replicated`).
 
     log start <= high watermark <= log end
+
+isr.py knows who is in sync, proposals.py changes it, divergence.py compares logs.
 """
 
 from __future__ import annotations
@@ -24,6 +26,14 @@ from zmqmq.batch.layout import (
     stamp,
     unpack_header,
 )
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.keys import KeySpace
+from zmqmq.core.meta.store import Commit, StoreError
+from zmqmq.core.meta.values import PartitionDocument
+from zmqmq.core.replication.divergence import divergence
+from zmqmq.core.replication.follower_session import FollowerSession
+from zmqmq.core.replication.isr import Isr
+from zmqmq.core.replication.proposals import Brokers, Proposal, Proposals
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
 from zmqmq.errors import (
@@ -35,6 +45,8 @@ from zmqmq.errors import (
     refusal,
 )
 from zmqmq.model.topics import TopicConfig
+from zmqmq.wire.apis import ACKS_ALL
+from zmqmq.wire.peers import Listed, PeerCode
 
 
 class Appended(NamedTuple):
@@ -45,31 +57,86 @@ class Appended(NamedTuple):
     append_ms: int
 
 
+class Refused(NamedTuple):
+    """Why a follower gets no data, and what it needs to know (F3, F4, F9)."""
+
+    code: PeerCode
+    x: int = 0
+    y: int = 0
+
+
 class Partition:
     """Lives for one leader epoch."""
 
-    __slots__ = ("epoch", "flushes", "high_watermark", "is_closed", "log", "topic")
+    __slots__ = (
+        "_is_alone",
+        "_lacks_replicas",
+        "_proposals",
+        "epoch",
+        "flushes",
+        "high_watermark",
+        "is_closed",
+        "isr",
+        "log",
+        "place",
+        "topic",
+    )
 
-    def __init__(self, topic: str, log: Log, epoch: int) -> None:
+    def __init__(
+        self,
+        topic: str,
+        log: Log,
+        document: PartitionDocument,
+        revision: int,
+        me: Member,
+        high_watermark: int,
+        now_ns: int,
+    ) -> None:
+        """`high_watermark` is what this copy knew of it before; nothing but that survives (L1)."""
         self.topic = topic
         self.log = log
-        self.epoch = epoch
-        self.flushes = log.config.flush == "fsync"
-        """Whether the high watermark waits for the disk."""
-        self.high_watermark = log.flushed_end
+        self.epoch = document.leader_epoch
+        self.place = (log.key.topic_id, log.key.partition)
+        self.isr = Isr(self.place, document, revision, me, log.end_offset, now_ns)
+        self._proposals = Proposals(self.isr, log)
+        self.high_watermark = max(min(high_watermark, log.end_offset), log.start_offset)
         self.is_closed = False
-        """Whether its topic was deleted."""
+        """Whether its topic was deleted, or this leader epoch is over."""
+        self.flushes = False
+        """Whether the high watermark waits for the disk."""
+        self._is_alone = False
+        """Whether this log alone decides what is committed."""
+        self._lacks_replicas = True
+        """Whether so few are in sync that nothing can be committed."""
+        self._recount()
 
     @property
     def name(self) -> str:
         """For messages to people."""
         return f"{self.topic}/{self.log.key.partition}"
 
-    def append(self, now_ms: int, batch: Buffer) -> Appended:
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other replicas."""
+        return len(self.isr.document.replicas) > 1
+
+    @property
+    def is_caught_up(self) -> bool:
+        """L14: whether all that earlier leaders committed is known here to be committed."""
+        return self.high_watermark >= self.isr.leso
+
+    @property
+    def is_deposed(self) -> bool:
+        """L10: whether a commit of ours found that this epoch is over."""
+        return self.isr.is_deposed
+
+    def append(self, now_ms: int, batch: Buffer, acks: int = ACKS_ALL) -> Appended:
         """Check a producer's batch and append it; nothing is written out yet.
 
         Raises refusals, with nothing changed.
         """
+        if self._lacks_replicas and acks == ACKS_ALL:
+            self._refuse_all()
         header = self._checked(batch)
         log = self.log
         if header.producer_id:
@@ -103,17 +170,120 @@ class Partition:
             raise self._refusal(error) from None
         return Appended(base_offset, log.end_offset, append_ms)
 
+    def _refuse_all(self) -> None:
+        """L3: what could not be committed is not written when that was asked for."""
+        document = self.isr.document
+        raise refusal(
+            Code.NOT_ENOUGH_REPLICAS,
+            f"{self.name} has {len(document.isr)} of {len(document.replicas)} replicas in sync, "
+            f"and min_isr is {document.effective_min_isr}: wait until more are back, or lower it",
+        )
+
     def _refusal(self, error: StorageError) -> WireError:
         code = Code.DISK_FULL if isinstance(error, DiskFullError) else Code.STORAGE_OFFLINE
         return refusal(code, f"{self.name}: {error}")
 
     def advance(self) -> bool:
-        """Move the high watermark to where the log allows it; whether it moved."""
-        end = self.log.flushed_end if self.flushes else self.log.end_offset
+        """L5: move the high watermark to where the in-sync replicas allow it; whether it moved.
+
+        It never falls within an epoch.
+        """
+        end = self.log.flushed_end if self.flushes else self.log.written_end
         if end <= self.high_watermark:
             return False
+        if not self._is_alone:
+            end = self.isr.committed_end(end, flushes=self.flushes)
+            if end <= self.high_watermark:
+                return False
         self.high_watermark = end
         return True
+
+    # The ISR
+
+    def changed(self, document: PartitionDocument, revision: int) -> None:
+        """L2: the document has changed. Call `advance` afterwards."""
+        self.isr.changed(document, revision)
+        self._recount()
+
+    def next_proposal(self, now_ns: int, brokers: Brokers, keys: KeySpace) -> Proposal | None:
+        """What to change in the document now. Call this every half second, and when a follower has
+        fetched or the brokers have changed; `advance` afterwards."""
+        self._recount()
+        proposal = self._proposals.next(
+            now_ns, brokers, keys, self.high_watermark, flushes=self.flushes
+        )
+        self._recount()
+        return proposal
+
+    def proposal_ended(self, now_ns: int, outcome: Commit | StoreError) -> None:
+        """L9: what became of it. Call `advance` afterwards."""
+        self._proposals.ended(now_ns, outcome)
+        self._recount()
+
+    def must_flush(self) -> bool:
+        """D2, D12 (1): whether progress is measured in flushed offsets: as soon as the topic wants
+        it so, and until a change of the mode is known not to have happened."""
+        document, pending = self.isr.document, self.isr.pending
+        return (
+            document.flush == "fsync"
+            or self.log.config.flush == "fsync"
+            or (pending is not None and pending.document.flush == "fsync")
+        )
+
+    def _recount(self) -> None:
+        self.flushes = self.must_flush()
+        self._is_alone = self.isr.is_alone()
+        self._lacks_replicas = not self.isr.is_enough()
+
+    # Followers
+
+    def fetched(self, now_ns: int, session: FollowerSession) -> Refused | None:
+        """A follower asks for what is behind its end; why it gets nothing, if it does not.
+
+        What it says of itself is in its session. Call this for every partition that a request
+        lists, and for those that are marked due; `advance` afterwards.
+        """
+        listed = session.entries[self.place]
+        refused = self.fence(session.member, listed) or self.compare(listed)
+        if self.counts(refused):
+            self.isr.fetched(now_ns, session, listed, self.log.end_offset, flushes=self.flushes)
+        return refused
+
+    def counts(self, refused: Refused | None) -> bool:
+        """F4: what a follower has of a log that is not ours is no progress (KAFKA-13141)."""
+        return refused is None
+
+    def fence(self, member: Member, listed: Listed) -> Refused | None:
+        """F3: only replicas that are in this leader epoch, and of each its latest run."""
+        if listed.leader_epoch < self.epoch:
+            return Refused(PeerCode.FENCED_LEADER_EPOCH)
+        if listed.leader_epoch > self.epoch:
+            return Refused(PeerCode.UNKNOWN_LEADER_EPOCH)
+        if member.broker_id not in self.isr.document.replicas:
+            return Refused(PeerCode.UNKNOWN_LEADER_EPOCH)
+        if self.isr.is_stale(member):
+            return Refused(PeerCode.STALE_BROKER_EPOCH)
+        return None
+
+    def compare(self, listed: Listed) -> Refused | None:
+        """F4: whether the follower's log is a prefix of ours, and we have what comes next."""
+        log = self.log
+        if listed.written < log.start_offset:
+            # Also of a log that has parted from ours: it needs another beginning (KAFKA-12996).
+            return Refused(PeerCode.OUT_OF_RANGE, log.start_offset, log.end_offset)
+        parted = divergence(log, listed.written, listed.last_epoch)
+        if parted is not None:
+            return Refused(PeerCode.DIVERGING, *parted)
+        if listed.written > log.end_offset:
+            return Refused(PeerCode.OUT_OF_RANGE, log.start_offset, log.end_offset)
+        return None
+
+    def round_is_over(self, stamp: int) -> bool:
+        """D10, L14: whether what is committed here is the latest, as of when the stamp of the last
+        reply to a follower was `stamp`."""
+        return self.is_caught_up and self.isr.round_is_over(stamp)
+
+    # Batches
 
     def _checked(self, batch: Buffer) -> BatchHeader:
         """The header of a batch that may be stored as it is."""

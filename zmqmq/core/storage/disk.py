@@ -1,4 +1,4 @@
-"""The disk as the log sees it: the port that runtime/os_disk.py and tests/support/sim_disk.py fill.
+"""The disk as the log sees it: the port that runtime/os_disk.py and sim/disk.py fill.
 
 Paths are relative to the data directory, with `/` between parts. What both sides owe each other:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-UNDEFINED = (-1, -1)
+from zmqmq.model.limits import INTEGER_MAX
 
 
 class EpochIndex:
@@ -33,14 +33,16 @@ class EpochIndex:
         self._epochs.append(epoch)
         self._starts.append(offset)
 
-    def end_offset_for(self, epoch: int, log_end: int) -> tuple[int, int]:
-        """The greatest known epoch not above `epoch`, and where it ends (F4).
+    def end_offset_for(self, epoch: int, log_start: int, log_end: int) -> tuple[int, int]:
+        """The greatest epoch not above `epoch`, and where it ends (F4).
 
-        UNDEFINED when all known epochs are above it, or it is above all of them.
+        A leader that has written nothing in its own epoch answers for it with the last one that
+        wrote, which ends where its own begins. Where all epochs are above, or there are none,
+        the answer is `epoch` and the log start: of what lies before nothing is known.
         """
-        if not self._epochs or epoch > self._epochs[-1] or epoch < self._epochs[0]:
-            return UNDEFINED
         at = bisect_right(self._epochs, epoch) - 1
+        if at < 0:
+            return epoch, log_start
         end = self._starts[at + 1] if at + 1 < len(self._starts) else log_end
         return self._epochs[at], end
 
@@ -50,9 +52,10 @@ class EpochIndex:
             self._starts.pop()
             self._epochs.pop()
 
-    def snapshot(self) -> list[list[int]]:
-        """The pairs in msgpack's types."""
-        return [list(pair) for pair in zip(self._epochs, self._starts, strict=True)]
+    def snapshot(self, end: int = INTEGER_MAX) -> list[list[int]]:
+        """The pairs in msgpack's types, or those that begin below `end`."""
+        pairs = zip(self._epochs, self._starts, strict=True)
+        return [[epoch, start] for epoch, start in pairs if start < end]
 
     def restore(self, snapshot: list[list[int]]) -> None:
         """Become what `snapshot` was taken of."""

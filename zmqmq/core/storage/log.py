@@ -25,26 +25,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import msgpack
-from crc32c import crc32c
-
 from zmqmq.batch.layout import BatchHeader, log_seed
-from zmqmq.core.storage.disk import Buffer, Disk, File, is_whole, read_all
+from zmqmq.core.storage.disk import Buffer, Disk, File
 from zmqmq.core.storage.epochs import EpochIndex
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.producers import ProducerTable, Written
-from zmqmq.core.storage.segment import (
-    FIRST_ALLOCATION,
-    STATE_SUFFIX,
-    Segment,
-    file_name,
-)
+from zmqmq.core.storage.replicated import check_next
+from zmqmq.core.storage.segment import FIRST_ALLOCATION, Segment
+from zmqmq.core.storage.states import State, pack_state, read_state, remove_old_states, write_state
 from zmqmq.errors import Code, DiskFullError, StorageError, refusal
 from zmqmq.model.topics import TopicConfig
 
-STATE_VERSION: Final = 1
 LOGS_FOLDER: Final = "logs"
-STATES_KEPT: Final = 2
 OPEN_SEGMENTS_MAX: Final = 4
 
 
@@ -98,6 +90,8 @@ class Log:
         self, disk: Disk, key: LogKey, config: TopicConfig, options: StorageOptions
     ) -> None:
         self.key = key
+        self.name = key.folder
+        """For messages to people."""
         self.config = config
         self.segments: list[Segment] = []
         self.producers = ProducerTable(options.producers_max, options.producer_expiry_ms)
@@ -111,6 +105,8 @@ class Log:
         """The recovery point that the checkpoint file said when this was opened."""
         self.checkpointed = 0
         """The one that it says now; 0 until the first checkpoint since."""
+        self.checkpointed_high_watermark = 0
+        """What the checkpoint file says was committed, as far as it is there (D3)."""
         self.last_append_ms = 0
         self.damage: Damage | None = None
         self.failed: str | None = None
@@ -119,9 +115,10 @@ class Log:
         those that a compaction has joined to others."""
         self.options = options
         self.seed = key.seed
-        self._disk = disk
+        self.disk = disk
         self._pending: list[Buffer] = []
         self._pending_at = 0
+        self._pending_offset = 0
         self._unsynced: dict[Segment, None] = {}
         self._unsynced_states: list[File] = []
         self._unsynced_folders: dict[str, None] = {}
@@ -132,6 +129,11 @@ class Log:
 
     def __repr__(self) -> str:
         return f"<Log {self.key.folder} {self.start_offset} to {self.end_offset}>"
+
+    @property
+    def written_end(self) -> int:
+        """Everything below has been handed to the disk: what followers may be sent."""
+        return self._pending_offset if self._pending else self.end_offset
 
     @property
     def size_bytes(self) -> int:
@@ -157,7 +159,7 @@ class Log:
 
     # Appending
 
-    def append(self, header: BatchHeader, buffers: tuple[Buffer, Buffer]) -> None:
+    def append(self, header: BatchHeader, buffers: Sequence[Buffer]) -> None:
         """Buffer a stamped batch behind the last one.
 
         `header` is that of the stamped batch. Raises DiskFullError or a refusal with nothing
@@ -174,9 +176,30 @@ class Log:
             self.fail(error)
             raise
         if not self._pending:
-            self._pending_at = active.size
+            self._pending_at, self._pending_offset = active.size, self.end_offset
         self._pending.extend(buffers)
         self._take(active, active.size, header)
+
+    def append_replicated(self, data: Buffer) -> int:
+        """Buffer whole batches as a leader sent them (F8); the new end of the log.
+
+        Raises CorruptDataError at one that cannot come next, and what `append` raises. What stands
+        before it in `data` was taken then, and nothing of it or behind it.
+        """
+        view = memoryview(data)
+        position = 0
+        while position < len(view):
+            header = check_next(
+                view,
+                position,
+                self.seed,
+                offset=self.end_offset,
+                epoch=self.epochs.latest,
+                append_ms=self.last_append_ms,
+            )
+            self.append(header, (view[position : position + header.size],))
+            position += header.size
+        return self.end_offset
 
     def _room_for(self, size: int) -> Segment:
         """The segment that the next batch goes to, with room for it."""
@@ -217,7 +240,7 @@ class Log:
         self.write_out()
         old = self.segments[-1]
         new = Segment(
-            self._disk, self.key.folder, self.end_offset, self.options.index_interval_bytes
+            self.disk, self.key.folder, self.end_offset, self.options.index_interval_bytes
         )
         try:
             new.create()
@@ -254,13 +277,7 @@ class Log:
         self._place(segment, position, header)
         self.epochs.note(header.leader_epoch, header.base_offset)
         if header.producer_id:
-            written = Written(
-                header.base_sequence,
-                header.last_sequence,
-                header.base_offset,
-                header.next_offset,
-                header.append_time_ms,
-            )
+            written = Written.of(header)
             self.producers.note(header.producer_id, header.producer_epoch, written)
 
     def _place(self, segment: Segment, position: int, header: BatchHeader) -> None:
@@ -275,7 +292,7 @@ class Log:
         )
 
     def _allocate(self, segment: Segment, needed: int) -> None:
-        free = self._disk.free_bytes()
+        free = self.disk.free_bytes()
         if free < self.options.free_bytes_min + needed - segment.allocated:
             raise DiskFullError(
                 f"the disk has {free} bytes left and storage.free_bytes_min is "
@@ -327,14 +344,17 @@ class Log:
         it had, the next start would take the damage for a torn tail, and cut it."""
         return max(self.flushed_end, self.opened_at)
 
-    def note_checkpoint(self, recovery_point: int) -> None:
-        """A checkpoint with this recovery point is durable."""
+    def note_checkpoint(self, recovery_point: int, high_watermark: int) -> None:
+        """A checkpoint that says this is durable."""
         self.checkpointed = max(self.checkpointed, recovery_point)
-        if self._newest_state is None or self.checkpointed < self._newest_state:
+        self.checkpointed_high_watermark = high_watermark
+        # Neither a crash nor a truncation takes anything below.
+        stays = min(self.checkpointed, high_watermark)
+        if self._newest_state is None or stays < self._newest_state:
             return
         self._newest_state = None
         with contextlib.suppress(StorageError):  # those that stay do no harm
-            self._remove_old_states()
+            remove_old_states(self.disk, self.key.folder, stays)
 
     def fail(self, error: Exception) -> None:
         """The disk failed us; nothing behind `flushed_end` can be trusted from now on."""
@@ -421,44 +441,55 @@ class Log:
     def save_state(self) -> None:
         """Snapshot what replaying the log up to here would give."""
         self.producers.expire(self.last_append_ms)
-        body = msgpack.packb(
-            [STATE_VERSION, self.end_offset, self.producers.snapshot(), self.epochs.snapshot()]
+        state = State(
+            self.end_offset, self.last_append_ms, self.producers.snapshot(), self.epochs.snapshot()
         )
-        path = f"{self.key.folder}/{file_name(self.end_offset, STATE_SUFFIX)}"
-        file = self._disk.open(path, create=True)
-        # Not cut first: if it is there it says the same, and may be needed before the next flush.
-        file.write(0, [crc32c(body).to_bytes(4, "big"), body])
-        file.truncate(len(body) + 4)
         # Flushed with the data, since a start trusts states at or below the recovery point: an
         # older content under this name must not come back.
-        self._unsynced_states.append(file)
+        self._unsynced_states.append(write_state(self.disk, self.key.folder, state))
         self._newest_state = self.end_offset
         self.mark_folder_unsynced()
 
     def load_state(self, offset: int) -> bool:
         """Take over the snapshot taken at `offset`, if it is there and whole."""
-        path = f"{self.key.folder}/{file_name(offset, STATE_SUFFIX)}"
-        try:
-            content = read_all(self._disk, path)
-        except StorageError:
-            return False
-        if content is None or not is_whole(content):
-            return False
-        version, end, producers, epochs = msgpack.unpackb(content[4:])
-        if version != STATE_VERSION or end != offset:
-            return False
-        self.producers.restore(producers)
-        self.epochs.restore(epochs)
-        return True
+        state = read_state(self.disk, self.key.folder, offset)
+        if state is not None:
+            self.restore(state)
+        return state is not None
 
-    def _remove_old_states(self) -> None:
-        """Those that a start after a crash would not need: it trusts the newest that is not above
-        the checkpoint, or the one before that, should it be damaged."""
-        folder = self.key.folder
-        newest = file_name(self.checkpointed, STATE_SUFFIX)
-        names = [n for n in self._disk.list(folder) if n.endswith(STATE_SUFFIX) and n <= newest]
-        for name in names[:-STATES_KEPT]:
-            self._disk.remove(f"{folder}/{name}")
+    def restore(self, state: State) -> None:
+        """Know of producers, epochs and times what this says."""
+        self.last_append_ms = state.last_append_ms
+        self.producers.restore(state.producers)
+        self.epochs.restore(state.epochs)
+
+    def state_at_start(self) -> bytes:
+        """What a follower must know that begins at `start_offset` (F9).
+
+        Made from what is known now: of each producer those of the batches remembered that lie
+        before the start. With what the follower then replays it knows what we do.
+        """
+        start = self.start_offset
+        first = next((s for s in self.segments if not s.is_empty), None)
+        append_ms = self.last_append_ms if first is None else first.first_append_ms
+        producers, epochs = self.producers.snapshot(start), self.epochs.snapshot(start)
+        return pack_state(State(start, append_ms, producers, epochs))
+
+    def rewind(self, segments: list[Segment], end: int) -> None:
+        """Count on these segments alone, and on nothing at `end` or behind it; for truncation,
+        which replays them."""
+        self.segments = segments
+        self.end_offset = end
+        self.flushed_end = min(self.flushed_end, end)
+        self.flushed_base = min(self.flushed_base, end)
+        self.opened_at = min(self.opened_at, end)
+        self.checkpointed = min(self.checkpointed, end)
+        self.checkpointed_high_watermark = min(self.checkpointed_high_watermark, end)
+        self._unsynced = {s: None for s in self._unsynced if s in segments}
+        # Files of the names of others may be made anew.
+        self.doomed = [s for s in self.doomed if s.base_offset < segments[-1].base_offset]
+        self._newest_state = None
+        self.hints.clear()
 
     def _close_idle_segments(self) -> None:
         for segment in self.segments[: -OPEN_SEGMENTS_MAX - 1]:

@@ -13,8 +13,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from zmqmq.batch.layout import BatchHeader
 from zmqmq.errors import Code, refusal
-from zmqmq.model.limits import BATCHES_REMEMBERED, SEQUENCE_MAX
+from zmqmq.model.limits import BATCHES_REMEMBERED, INTEGER_MAX, SEQUENCE_MAX
 
 
 class Written(NamedTuple):
@@ -25,6 +26,17 @@ class Written(NamedTuple):
     base_offset: int
     next_offset: int
     append_ms: int
+
+    @classmethod
+    def of(cls, header: BatchHeader) -> Written:
+        """What is remembered of a stamped batch."""
+        return cls(
+            header.base_sequence,
+            header.last_sequence,
+            header.base_offset,
+            header.next_offset,
+            header.append_time_ms,
+        )
 
 
 @dataclass(slots=True)
@@ -111,9 +123,13 @@ class ProducerTable:
         for producer_id in gone:
             del self._producers[producer_id]
 
-    def snapshot(self) -> Snapshot:
-        """The whole table in msgpack's types."""
-        return [[i, p.epoch, [list(b) for b in p.batches]] for i, p in self._producers.items()]
+    def snapshot(self, end: int = INTEGER_MAX) -> Snapshot:
+        """The table in msgpack's types, or what it says of batches that begin below `end`."""
+        rows = (
+            [i, p.epoch, [list(b) for b in p.batches if b.base_offset < end]]
+            for i, p in self._producers.items()
+        )
+        return [row for row in rows if row[2]]
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what `snapshot` was taken of."""

@@ -183,5 +183,8 @@ def _checked(log: Log, where: Place, view: memoryview, position: int, expected: 
 
 
 def _damaged(log: Log, where: Place, position: int, offset: int, why: str) -> CorruptDataError:
-    log.note_damage(Damage(offset, where.segment.path, where.position + position, why))
-    return CorruptDataError(f"{log.key.folder} is damaged at {log.damage}")
+    damage = Damage(offset, where.segment.path, where.position + position, why)
+    # Not of a segment that was cut or replaced while it was read.
+    if where.segment in log.segments:
+        log.note_damage(damage)
+    return CorruptDataError(f"{log.key.folder} is damaged at {damage}")

@@ -33,8 +33,9 @@ from zmqmq.core.storage.segment import (
     Segment,
     base_of,
 )
+from zmqmq.core.storage.states import states_in
 from zmqmq.errors import CorruptDataError
-from zmqmq.model.limits import BATCH_BYTES_MAX, MIB
+from zmqmq.model.limits import BATCH_BYTES_MAX, INTEGER_MAX, MIB
 from zmqmq.model.topics import TopicConfig
 
 CHUNK: Final = 4 * MIB
@@ -52,9 +53,11 @@ class Checkpoint:
     start_offset: int = 0
     clean: bool = False
     """The log ended at `recovery_point` and its sidecars were flushed."""
+    high_watermark: int = 0
+    """Everything below was committed, and flushed here (D3)."""
 
 
-class _Bad(Exception):  # noqa: N818 - not an error: how a scan ends
+class BadBatch(Exception):  # noqa: N818 - not an error: how a scan ends
     """A batch that is not what should stand here."""
 
     def __init__(self, segment: Segment, position: int, reason: str) -> None:
@@ -75,8 +78,14 @@ def open_log(
 
     Raises StorageError where the disk does not let us; damage is not an error but `log.damage`.
     """
-    log = Log(disk, key, config, options)
     checkpoint = checkpoint or Checkpoint()
+    log = _open(Log(disk, key, config, options), disk, checkpoint)
+    log.checkpointed_high_watermark = min(checkpoint.high_watermark, log.end_offset)
+    return log
+
+
+def _open(log: Log, disk: Disk, checkpoint: Checkpoint) -> Log:
+    key, options = log.key, log.options
     log.opened_at = checkpoint.recovery_point
     disk.make_directory(key.folder)
     bases = _tidy(disk, key.folder)
@@ -88,6 +97,9 @@ def open_log(
             path = log.segments[0].path
             log.start_offset = checkpoint.start_offset
             log.note_damage(Damage(checkpoint.start_offset, path, 0, "all segments are missing"))
+        else:
+            log.load_state(log.start_offset)
+            _remove_stale(log, disk, checkpoint)
         return log
     first = segments[0].base_offset
     log.start_offset = max(checkpoint.start_offset, first)
@@ -130,7 +142,7 @@ def _begin(log: Log, disk: Disk, offset: int) -> None:
 
 def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint) -> None:
     trusted = _restore_state(log, disk, segments, checkpoint)
-    bad: _Bad | None = None
+    bad: BadBatch | None = None
     for number, segment in enumerate(segments):
         if segment.base_offset < log.end_offset:
             # What a compaction that merged segments left over: the one before covers it.
@@ -138,19 +150,19 @@ def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint)
             continue
         if segment.base_offset > log.end_offset:
             active = log.segments[-1]
-            bad = _Bad(active, active.size, "the next batch is missing")
+            bad = BadBatch(active, active.size, "the next batch is missing")
             break
         try:
             last = number == len(segments) - 1
             _load_segment(log, segment, checkpoint, trusted, last=last)
-        except _Bad as found:
+        except BadBatch as found:
             bad = found
             break
         log.segments.append(segment)
     log.flushed_end = min(checkpoint.recovery_point, log.end_offset)
     if bad is None and log.end_offset < checkpoint.recovery_point:
         active = log.segments[-1]
-        bad = _Bad(active, active.size, "the log ends before its recovery point")
+        bad = BadBatch(active, active.size, "the log ends before its recovery point")
     if bad is not None:
         _judge(log, segments, bad, checkpoint)
     if log.damage is None:
@@ -167,14 +179,12 @@ def _load(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint)
 def _restore_state(log: Log, disk: Disk, segments: list[Segment], checkpoint: Checkpoint) -> int:
     """Load the newest state at or below the recovery point; from where to replay the log.
 
-    States above it may be of a tail that is gone, and what follows those below the first segment
-    can no longer be replayed.
+    States above it may be of a tail that is gone, but for the one where the log begins. What
+    follows those below the first segment can no longer be replayed.
     """
-    names = disk.list(log.key.folder)
-    offsets = [base_of(name, STATE_SUFFIX) for name in names]
     first = segments[0].base_offset
-    for offset in sorted((o for o in offsets if o is not None), reverse=True):
-        if first <= offset <= checkpoint.recovery_point and log.load_state(offset):
+    for offset in reversed(states_in(disk, log.key.folder)):
+        if first <= offset <= max(checkpoint.recovery_point, first) and log.load_state(offset):
             return offset
     return 0
 
@@ -191,15 +201,18 @@ def _load_segment(
             log.last_append_ms = max(log.last_append_ms, segment.last_append_ms)
             return
         segment.reset()
-    _scan(log, segment, trusted)
+    scan(log, segment, trusted)
 
 
-def _scan(log: Log, segment: Segment, trusted: int) -> None:
-    """Read a segment from the start and take in every batch."""
+def scan(log: Log, segment: Segment, trusted: int, end: int = INTEGER_MAX) -> None:
+    """Read a segment from its start and take in every batch that ends at `end` or before.
+
+    What lies below `trusted` is known of producers and epochs. Raises BadBatch.
+    """
     file = segment.file
     position, size = 0, file.size
     start, view = 0, memoryview(b"")
-    while position < size:
+    while position < size and log.end_offset < end:
         if position + HEADER_SIZE > start + len(view) or _reaches_beyond(view, position - start):
             start, view = position, memoryview(file.read(position, CHUNK))
             if len(view) < HEADER_SIZE:
@@ -209,11 +222,17 @@ def _scan(log: Log, segment: Segment, trusted: int) -> None:
         except CorruptDataError as error:
             if _is_zero_from(file, position):
                 break
-            raise _Bad(segment, position, str(error)) from None
+            raise BadBatch(segment, position, str(error)) from None
         if header.base_offset != log.end_offset:
             wrong = f"offset {header.base_offset} stands where {log.end_offset} belongs"
-            raise _Bad(segment, position, wrong)
-        log.replay(segment, position, header, remember=header.base_offset >= trusted)
+            raise BadBatch(segment, position, wrong)
+        if header.next_offset > end:
+            break
+        remember = header.base_offset >= trusted
+        if remember and header.leader_epoch < log.epochs.latest:
+            wrong = f"leader epoch {header.leader_epoch} stands behind {log.epochs.latest}"
+            raise BadBatch(segment, position, wrong)
+        log.replay(segment, position, header, remember=remember)
         position += header.size
 
 
@@ -232,7 +251,7 @@ def _reaches_beyond(view: memoryview, position: int) -> bool:
     return size <= BATCH_BYTES_MAX and position + size > len(view) and position > 0
 
 
-def _judge(log: Log, segments: list[Segment], bad: _Bad, checkpoint: Checkpoint) -> None:
+def _judge(log: Log, segments: list[Segment], bad: BadBatch, checkpoint: Checkpoint) -> None:
     """Torn tail or damage? Cut the one, remember the other."""
     offset = log.end_offset
     if bad.segment not in log.segments:
@@ -303,14 +322,14 @@ def _rewrite_tail(log: Log, checkpoint: Checkpoint) -> None:
 def _remove_stale(log: Log, disk: Disk, checkpoint: Checkpoint) -> None:
     """Sidecars that do not belong to what was found must not be taken for it next time.
 
-    States above the recovery point go even if they do: perhaps they were never flushed.
+    States above the recovery point go even if they do: perhaps they were never flushed. The one
+    where the log begins stays, for nothing else says what was before.
     """
     folder = log.key.folder
+    trusted = max(checkpoint.recovery_point, log.segments[0].base_offset)
     kept = {segment.base_offset for segment in log.segments[:-1]}
     for name in disk.list(folder):
         index, state = base_of(name, INDEX_SUFFIX), base_of(name, STATE_SUFFIX)
-        if (index is not None and index not in kept) or (
-            state is not None and state > checkpoint.recovery_point
-        ):
+        if (index is not None and index not in kept) or (state is not None and state > trusted):
             disk.remove(f"{folder}/{name}")
             log.mark_folder_unsynced()

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 
-from tests.support.power_cut import (
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.errors import DiskFullError, StorageError
+from zmqmq.sim.chance import Stream
+from zmqmq.sim.power_cut import (
     EMPTY,
     ROOT,
     Content,
@@ -40,8 +42,6 @@ from tests.support.power_cut import (
     apply_names,
     put,
 )
-from zmqmq.core.storage.disk import Buffer
-from zmqmq.errors import DiskFullError, StorageError
 
 
 @dataclass(slots=True)
@@ -303,7 +303,7 @@ class SimDisk:
         return disk
 
     def crash_states(
-        self, *, at: int | None = None, rng: Random, limit: int = 1024
+        self, *, at: int | None = None, rng: Stream, limit: int = 1024
     ) -> Iterator[SimDisk]:
         """Up to `limit` disks as a power cut behind the first `at` operations may leave them.
 

@@ -1,7 +1,7 @@
 """What a power cut may do to a disk, given all that was done to it.
 
 `Replay` runs over the operations that a SimDisk recorded and knows at each of them what is
-durable and what is not. What is not may be kept or lost as the numbered list in sim_disk.py
+durable and what is not. What is not may be kept or lost as the numbered list in disk.py
 says; `every_way` goes through all the ways, `some_way` draws one.
 
 Fast because a state copies nothing: contents are recipes (synced bytes plus kept writes) that
@@ -13,10 +13,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from typing import NamedTuple
 
 from zmqmq.core.storage.disk import Buffer
+from zmqmq.sim.chance import Stream
 
 ROOT = 0
 PAGE_BYTES = 4096
@@ -25,8 +25,7 @@ Folder = Mapping[str, int]
 """Names and node numbers; never changed in place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wrote:
+class Wrote(NamedTuple):
     """Bytes put into a file. With `flipped` it is damage, which no power cut undoes."""
 
     node: int
@@ -37,16 +36,14 @@ class Wrote:
     flipped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Resized:
+class Resized(NamedTuple):
     """`allocate` or `truncate`."""
 
     node: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """Names that changed together: (folder, name, node or None)."""
 
     changes: tuple[tuple[int, str, int | None], ...]
@@ -56,16 +53,14 @@ class Named:
     """and what it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(NamedTuple):
     """`sync`, which may have failed."""
 
     node: int
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FolderSynced:
+class FolderSynced(NamedTuple):
     """`sync_directory`."""
 
     node: int
@@ -125,7 +120,7 @@ def apply_names(folders: dict[int, Folder], operation: Named) -> None:
         folders[folder] = entries
 
 
-def tear(write: Wrote, rng: Random) -> list[Effect]:
+def tear(write: Wrote, rng: Stream) -> list[Effect]:
     """Some of a write: a prefix of bytes, sectors or pages, or any of its sectors or pages."""
     start, end = write.position, write.position + len(write.data)
     unit = rng.choice((1, SECTOR_BYTES, PAGE_BYTES))
@@ -142,7 +137,8 @@ def tear(write: Wrote, rng: Random) -> list[Effect]:
     ]
 
 
-_FREE, _CERTAIN, _DOOMED = range(3)
+FREE, CERTAIN, DOOMED = range(3)
+"""What may become of a change: anything, nothing, or anything for ever, as a sync of it failed."""
 
 
 class Pending:
@@ -166,10 +162,10 @@ class Pending:
 
     def sync(self, *, failed: bool) -> None:
         """Make all certain but what a failed sync has forgotten."""
-        to = _DOOMED if failed else _CERTAIN
-        self.fates = [to if fate == _FREE else fate for fate in self.fates]
+        to = DOOMED if failed else CERTAIN
+        self.fates = [to if fate == FREE else fate for fate in self.fates]
         # What comes behind something uncertain stays in the list, for the order matters.
-        head = list(itertools.takewhile(lambda fate: fate == _CERTAIN, self.fates))
+        head = list(itertools.takewhile(lambda fate: fate == CERTAIN, self.fates))
         done, self.changes = self.changes[: len(head)], self.changes[len(head) :]
         self.fates = self.fates[len(head) :]
         size = [self.base.size, *(c.size for c in done if c.size is not None)][-1]
@@ -179,7 +175,7 @@ class Pending:
     @property
     def can_tear(self) -> bool:
         return any(
-            fate != _CERTAIN and isinstance(change, Wrote) and len(change.data) > 1
+            fate != CERTAIN and isinstance(change, Wrote) and len(change.data) > 1
             for change, fate in zip(self.changes, self.fates, strict=True)
         )
 
@@ -188,7 +184,7 @@ class Pending:
         sizes = [self.base.size]
         for change, fate in zip(self.changes, self.fates, strict=True):
             if change.size is not None:
-                if fate == _CERTAIN:
+                if fate == CERTAIN:
                     sizes.clear()
                 sizes.append(change.size)
         return sizes
@@ -209,7 +205,7 @@ class Pending:
         return [
             index
             for index, (change, fate) in enumerate(zip(self.changes, self.fates, strict=True))
-            if fate != _CERTAIN and _effect(change)[0] < size
+            if fate != CERTAIN and _effect(change)[0] < size
         ]
 
     def every_content(self) -> list[Content]:
@@ -223,7 +219,7 @@ class Pending:
                 contents.append(Content(self.base.flat(), kept, size))
         return contents
 
-    def some_content(self, odds: float, torn: float, rng: Random) -> Content:
+    def some_content(self, odds: float, torn: float, rng: Stream) -> Content:
         sizes = self.sizes()
         size = sizes[-1] if rng.random() < odds else rng.choice(sizes)
         count = len(self.changes)
@@ -232,7 +228,7 @@ class Pending:
         effects: list[Effect] = []
         for index, change in enumerate(self.changes):
             kept = rng.random() < odds if before is None else index < before
-            if self.fates[index] == _CERTAIN:
+            if self.fates[index] == CERTAIN:
                 effects.append(_effect(change))
             elif kept or index == before:
                 if (
@@ -281,20 +277,23 @@ class Replay:
 
     def run(self, operations: Sequence[Operation], at: int) -> None:
         for operation in operations[self.done : at]:
-            match operation:
-                case Wrote(node, flipped=flipped):
-                    self._pending_of(node).add(operation, _CERTAIN if flipped else _FREE)
-                case Resized(node):
-                    self._pending_of(node).add(operation, _FREE)
-                case Synced(node, failed):
-                    self._sync(node, failed=failed)
-                case Named(made=made, is_folder=is_folder):
-                    if made is not None and is_folder:
-                        self.folders = {**self.folders, made: {}}
-                    self.names.append(PendingName(operation))
-                case FolderSynced(node):
-                    self._sync_folder(node)
+            self.apply(operation)
         self.done = at
+
+    def apply(self, operation: Operation) -> None:
+        match operation:
+            case Wrote(node, flipped=flipped):
+                self._pending_of(node).add(operation, CERTAIN if flipped else FREE)
+            case Resized(node):
+                self._pending_of(node).add(operation, FREE)
+            case Synced(node, failed):
+                self._sync(node, failed=failed)
+            case Named(made=made, is_folder=is_folder):
+                if made is not None and is_folder:
+                    self.folders = {**self.folders, made: {}}
+                self.names.append(PendingName(operation))
+            case FolderSynced(node):
+                self._sync_folder(node)
 
     def _pending_of(self, node: int) -> Pending:
         if node not in self.pending:
@@ -353,7 +352,7 @@ class Replay:
                 yield folders, {**self.files, **dict(zip(here, contents, strict=True))}
 
     def some_way(
-        self, pending: Sequence[Pending], rng: Random
+        self, pending: Sequence[Pending], rng: Stream
     ) -> tuple[Mapping[int, Folder], Mapping[int, Content]]:
         odds = rng.choice((0.03, 0.2, 0.5, 0.8, 0.97))
         torn = rng.choice((0.0, 0.2, 1.0))

@@ -1,0 +1,81 @@
+"""Who is the controller: whoever has the key, on its lease (C1).
+
+The key names a run of a broker; its create_revision is the controller epoch, and every write of a
+controller is guarded by it. Whether the own attempt has succeeded is read from the image and
+nowhere else: so an answer that was lost changes nothing, and by then the image is as new as the
+office.
+"""
+
+from __future__ import annotations
+
+from zmqmq.core.control.commits import Begin, Moment, Pause
+from zmqmq.core.control.image import Image
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.keys import KeySpace
+from zmqmq.core.meta.store import OWN_LEASE, Commit, If, Put, StoreError
+from zmqmq.core.meta.values import ControllerDocument
+
+
+class Campaign:
+    """Takes the key whenever nobody has it."""
+
+    def __init__(self, broker_id: int, keys: KeySpace, image: Image, begin: Begin) -> None:
+        self._broker_id = broker_id
+        self._keys = keys
+        self._image = image
+        self._begin = begin
+        self._is_asking = False
+        self._asked_revision = 0
+        """Until the image is here it may not show what became of the last attempt."""
+        self.me: Member | None = None
+        """The run of this broker that is registered."""
+        self.pause = Pause()
+
+    @property
+    def epoch(self) -> int | None:
+        """The controller epoch, if this run is the controller."""
+        controller = self._image.controller
+        if controller is None or self.me is None:
+            return None
+        holder = Member(controller.document.broker_id, controller.document.broker_epoch)
+        return controller.epoch if holder == self.me else None
+
+    @property
+    def condition(self) -> If:
+        """Holds as long as this is the controller."""
+        epoch = self.epoch
+        assert epoch is not None, "only a controller acts"
+        return If(self._keys.controller, "create", "==", epoch)
+
+    def run(self, now: Moment) -> None:
+        """Stand for it if there is none."""
+        me, image = self.me, self._image
+        if not self.pause.is_over(now):
+            return
+        if (
+            me is None
+            or image.controller is not None
+            or self._is_asking
+            or image.revision < self._asked_revision
+            or image.broker(self._broker_id).is_shutting_down
+        ):
+            return
+        document = ControllerDocument(broker_id=me.broker_id, broker_epoch=me.broker_epoch)
+        key = self._keys.controller
+        self._is_asking = True
+        self._begin(
+            [Put(key, document.encode(), OWN_LEASE)],
+            [
+                If(key, "create", "==", 0),
+                If(self._keys.live(me.broker_id), "create", "==", me.broker_epoch),
+            ],
+            self._answered,
+        )
+
+    def _answered(self, now: Moment, outcome: Commit | StoreError) -> None:
+        self._is_asking = False
+        if isinstance(outcome, StoreError):
+            self.pause.fail(now)
+        else:
+            self._asked_revision = outcome.revision
+            self.pause.reset()

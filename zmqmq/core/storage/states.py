@@ -1,0 +1,94 @@
+"""The state beside the data: what a replay of the log up to an offset gives.
+
+A start loads the newest one that it can trust and replays what lies behind it. A follower that
+begins where the leader's log begins gets it from the leader (F9).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgpack
+from crc32c import crc32c
+
+from zmqmq.core.storage.disk import Buffer, Disk, File, is_whole, read_all
+from zmqmq.core.storage.producers import Snapshot
+from zmqmq.core.storage.segment import STATE_SUFFIX, base_of, file_name
+from zmqmq.errors import CorruptDataError, StorageError
+
+STATE_VERSION: Final = 2
+STATES_KEPT: Final = 2
+
+
+class State(NamedTuple):
+    """What is known of all batches below `end`."""
+
+    end: int
+    last_append_ms: int
+    """Of the last batch. Append times never fall along a log, also where all of it was dropped."""
+    producers: Snapshot
+    epochs: list[list[int]]
+
+
+def pack_state(state: State) -> bytes:
+    """As it stands in a file, and as it goes to a follower."""
+    body: bytes = msgpack.packb([STATE_VERSION, *state])
+    return crc32c(body).to_bytes(4, "big") + body
+
+
+def unpack_state(content: Buffer) -> State:
+    """The inverse of `pack_state`. Raises CorruptDataError."""
+    data = bytes(content)
+    if not is_whole(data):
+        raise CorruptDataError("the checksum of a state is wrong")
+    version, *fields = msgpack.unpackb(data[4:])
+    if version == 1:  # without the append time
+        end, producers, epochs = fields
+        return State(end, 0, producers, epochs)
+    if version != STATE_VERSION:
+        raise CorruptDataError(f"state has version {version}; known are up to {STATE_VERSION}")
+    return State(*fields)
+
+
+def write_state(disk: Disk, folder: str, state: State) -> File:
+    """Write it beside the log; the file that has to be flushed, and its folder."""
+    content = pack_state(state)
+    file = disk.open(_path(folder, state.end), create=True)
+    # Not cut first: if it is there it says the same, and may be needed before the next flush.
+    file.write(0, [content])
+    file.truncate(len(content))
+    return file
+
+
+def read_state(disk: Disk, folder: str, offset: int) -> State | None:
+    """The state at `offset`, if it is there and whole."""
+    try:
+        content = read_all(disk, _path(folder, offset))
+        state = None if content is None else unpack_state(content)
+    except (StorageError, CorruptDataError):
+        return None
+    return state if state is not None and state.end == offset else None
+
+
+def states_in(disk: Disk, folder: str) -> list[int]:
+    """The offsets of all states beside a log, ascending."""
+    offsets = (base_of(name, STATE_SUFFIX) for name in disk.list(folder))
+    return [offset for offset in offsets if offset is not None]
+
+
+def remove_old_states(disk: Disk, folder: str, end: int) -> None:
+    """Remove those below `end` but for the newest, and the one before that, should it be damaged.
+
+    It is the newest that is wanted by a start, or a truncation, that takes nothing below `end`.
+    """
+    remove_states(disk, folder, [at for at in states_in(disk, folder) if at <= end][:-STATES_KEPT])
+
+
+def remove_states(disk: Disk, folder: str, offsets: list[int]) -> None:
+    """Remove these; durable once the folder has been flushed."""
+    for offset in offsets:
+        disk.remove(_path(folder, offset))
+
+
+def _path(folder: str, offset: int) -> str:
+    return f"{folder}/{file_name(offset, STATE_SUFFIX)}"

@@ -1,0 +1,1 @@
+"""A simulated world for brokers and clients: time, chance, network, metadata store and disk."""
