@@ -21,17 +21,13 @@ from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import (
     OWN_LEASE,
     AmbiguousError,
-    Batch,
     Commit,
-    Delete,
-    Event,
     If,
     Op,
     Put,
     StoreError,
     UnavailableError,
     check_commit,
-    deleted,
 )
 from zmqmq.core.meta.values import BrokerDocument, PartitionDocument, TopicDocument
 from zmqmq.core.replication.vouching import Place
@@ -91,11 +87,7 @@ class Node:
 
     def lose(self) -> None:
         """The lease is over: its keys go at one revision. Nobody tells this broker yet."""
-        store = self.world.store
-        lease = self.broker_id * 1000 + self.lease
-        keys = [key for key, kv in store.now.items() if kv.lease == lease]
-        store.leases.discard(lease)
-        store.commit([Delete(key) for key in keys])
+        self.world.store.end_lease(self.broker_id * 1000 + self.lease)
 
     def flag(self, *, stops: bool) -> None:
         assert self.me is not None
@@ -106,9 +98,9 @@ class Node:
 
     def follow(self, revisions: int = 1_000_000) -> bool:
         """Bring the image forward; whether it has moved."""
-        store, before = self.world.store, self.image.revision
-        for revision in range(before + 1, min(store.revision, before + revisions) + 1):
-            changes = self.image.apply(batch(store, revision))
+        before = self.image.revision
+        for batch in self.world.store.events(b"", before + 1)[:revisions]:
+            changes = self.image.apply(batch)
             self.seen += changes
             self.controller.changed(self.world.now, changes)
         return self.image.revision > before
@@ -215,18 +207,3 @@ def topic_put(**fields: Any) -> Put:
     }
     topic = TopicDocument(**{**document, **fields})
     return Put(KEYS.topic(topic.topic_id), topic.encode())
-
-
-def batch(store: MemoryStore, revision: int) -> Batch:
-    """What a watch says of one revision."""
-    before, after = store.states[revision - 1], store.states[revision]
-    events = []
-    for key in store.order[revision]:
-        now = after.get(key)
-        if now is None:
-            events.append(Event("delete", deleted(key, revision), before.get(key)))
-        else:
-            events.append(Event("put", now, before.get(key)))
-    return Batch(revision, tuple(events))
-
-

@@ -23,12 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.errors import DiskFullError, StorageError
+from zmqmq.sim.cached_file import CachedFile
 from zmqmq.sim.chance import Stream
 from zmqmq.sim.power_cut import (
+    CERTAIN,
     EMPTY,
+    FREE,
     ROOT,
     Content,
     Folder,
@@ -40,7 +44,6 @@ from zmqmq.sim.power_cut import (
     Synced,
     Wrote,
     apply_names,
-    put,
 )
 
 
@@ -52,50 +55,56 @@ class _Fault:
     skip: int
     count: int
     full: bool
+    end: str
+
+
+class _State(NamedTuple):
+    """What is on a disk. Shared, so the mappings never change."""
+
+    folders: Mapping[int, Folder]
+    files: Mapping[int, Content]
 
 
 class SimFile:
     """An open file of a SimDisk."""
 
-    __slots__ = ("_disk", "_is_open", "_node", "path")
+    __slots__ = ("_disk", "_file", "_is_open", "path")
 
-    def __init__(self, disk: SimDisk, node: _Node, path: str) -> None:
+    def __init__(self, disk: SimDisk, file: CachedFile, path: str) -> None:
         self._disk = disk
-        self._node = node
+        self._file = file
         self._is_open = True
         self.path = path
 
     @property
     def size(self) -> int:
-        return self._node.size
+        return self._file.size
 
     def write(self, position: int, buffers: Sequence[Buffer]) -> None:
         """A failing write leaves its first half, a full disk as much as there was room for."""
         assert self._is_open
-        disk, node = self._disk, self._node
+        disk, file = self._disk, self._file
         data = b"".join(buffers)
-        error = disk._fault("write", self.path)
+        error = disk.fault("write", self.path)
         if error is not None:
             data = data[: len(data) // 2]
-        room = disk.free_bytes() + node.size
+        room = disk.free_bytes() + file.size
         if position + len(data) > room:
             data = data[: max(room - position, 0)]
-            error = error or disk._full("write", self.path)
+            error = error or full("write", self.path)
         if data:
             end = position + len(data)
-            disk._record(Wrote(node.id, position, data, end if end > node.size else None))
-            put(node.own(), position, data)
-            disk._resize(node, max(end, node.size))
+            disk.change(file, Wrote(file.id, position, data, end if end > file.size else None))
         if error is not None:
             raise error
 
     def read(self, position: int, size: int) -> bytes:
         assert self._is_open
-        if (error := self._disk._fault("read", self.path)) is not None:
+        if (error := self._disk.fault("read", self.path)) is not None:
             raise error
-        node = self._node
-        end = min(position + size, node.size)
-        data = node.data[position:end]
+        file = self._file
+        end = min(position + size, file.size)
+        data = file.data[position:end]
         missing = end - position - len(data)
         return bytes(data) if missing <= 0 else bytes(data) + bytes(missing)
 
@@ -104,29 +113,25 @@ class SimFile:
 
     def allocate(self, size: int) -> None:
         assert self._is_open
-        if (error := self._disk._fault("allocate", self.path)) is not None:
+        if (error := self._disk.fault("allocate", self.path)) is not None:
             raise error
-        if size <= self._node.size:
+        if size <= self._file.size:
             return
-        if size - self._node.size > self._disk.free_bytes():
-            raise self._disk._full("allocate", self.path)
-        self._disk._record(Resized(self._node.id, size))
-        self._disk._resize(self._node, size)
+        if size - self._file.size > self._disk.free_bytes():
+            raise full("allocate", self.path)
+        self._disk.change(self._file, Resized(self._file.id, size))
 
     def truncate(self, size: int) -> None:
         assert self._is_open
-        if (error := self._disk._fault("truncate", self.path)) is not None:
+        if (error := self._disk.fault("truncate", self.path)) is not None:
             raise error
-        if size != self._node.size:
-            self._disk._record(Resized(self._node.id, size))
-            if size < len(self._node.data):
-                put(self._node.own(), size, None)
-            self._disk._resize(self._node, size)
+        if size != self._file.size:
+            self._disk.change(self._file, Resized(self._file.id, size))
 
     def sync(self) -> None:
         assert self._is_open
-        error = self._disk._fault("sync", self.path)
-        self._disk._record(Synced(self._node.id, failed=error is not None))
+        error = self._disk.fault("sync", self.path)
+        self._disk.synced(self._file, failed=error is not None)
         if error is not None:
             raise error
 
@@ -134,62 +139,50 @@ class SimFile:
         self._is_open = False
 
 
-class _Node:
-    """A file as the running process sees it."""
-
-    __slots__ = ("data", "id", "size")
-
-    def __init__(self, number: int, content: Content) -> None:
-        self.id = number
-        self.data: bytes | bytearray = content.flat()
-        self.size = content.size
-
-    def own(self) -> bytearray:
-        """The bytes, to be changed: shared ones are copied first."""
-        if not isinstance(self.data, bytearray):
-            self.data = bytearray(self.data)
-        return self.data
-
-
 class SimDisk:
-    """A disk in memory. `budget` is how many bytes fit on it; a file counts with its size."""
+    """A disk in memory. `budget` is how many bytes fit on it; a file counts with its size.
 
-    def __init__(self, budget: int | None = None) -> None:
+    With `keeps_history` it can say what a crash at any earlier moment would have left; without, it
+    knows the present alone, and its memory does not grow with what is done to it.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        *,
+        keeps_history: bool = True,
+        durable: _State | None = None,
+        visible: _State | None = None,
+        next_number: int = ROOT + 1,
+    ) -> None:
         self.budget = budget
+        """May be changed at any time, also to less than is there."""
         self.cached = True
         """False: `read_cached` never has anything."""
         self.operations: list[Operation] = []
-        """All that changed this disk since it was new or came out of a crash."""
-        self._start_folders: Mapping[int, Folder] = {ROOT: {}}
-        self._start_files: Mapping[int, Content] = {}
-        self._folders: dict[int, Folder] = {ROOT: {}}
-        self._files: Mapping[int, Content] = {}
-        self._nodes: dict[int, _Node] = {}
-        self._next_node = ROOT + 1
+        """If history is kept: all that changed this disk since it was new or came out of a power
+        cut."""
+        self._keeps_history = keeps_history
+        self._durable = durable or _State({ROOT: {}}, {})
+        """As it was when `operations` began."""
+        visible = visible or self._durable
+        self._folders: dict[int, Folder] = dict(visible.folders)
+        self._contents: dict[int, Content] = dict(visible.files)
+        """Files that nobody has opened, and others as they were then."""
+        self._files: dict[int, CachedFile] = {}
+        self._unsynced: dict[int, CachedFile] = {}
+        """If no history is kept: what a power cut may change, the longest unsynced first."""
+        self._names = Replay(*self._durable)
+        """If no history is kept: which names are durable."""
+        self._next_number = next_number
         self._used: int | None = None
         self._faults: list[_Fault] = []
         self._replay: Replay | None = None
 
-    @classmethod
-    def _of(
-        cls,
-        folders: Mapping[int, Folder],
-        files: Mapping[int, Content],
-        next_node: int,
-        budget: int | None,
-    ) -> SimDisk:
-        """A disk that starts out like this; the mappings must not change any more."""
-        disk = cls(budget)
-        disk._start_folders = folders
-        disk._start_files = disk._files = files
-        disk._folders = dict(folders)
-        disk._next_node = next_node
-        return disk
-
     # The port.
 
     def open(self, path: str, *, create: bool = False) -> SimFile:
-        if (error := self._fault("open", path)) is not None:
+        if (error := self.fault("open", path)) is not None:
             raise error
         folder, name = self._place(path)
         number = self._folders[folder].get(name)
@@ -199,7 +192,7 @@ class SimDisk:
             number = self._make(folder, name, is_folder=False)
         elif number in self._folders:
             raise StorageError(f"open {path!r} failed: EISDIR")
-        return SimFile(self, self._node(number), path)
+        return SimFile(self, self._file(number), path)
 
     def exists(self, path: str) -> bool:
         return self._find(path) is not None
@@ -209,7 +202,7 @@ class SimDisk:
         return sorted(self._folders.get(number, ())) if number is not None else []
 
     def make_directory(self, path: str) -> None:
-        if (error := self._fault("make_directory", path)) is not None:
+        if (error := self.fault("make_directory", path)) is not None:
             raise error
         folder = ROOT
         for name in _parts(path):
@@ -221,7 +214,7 @@ class SimDisk:
             folder = number
 
     def rename(self, source: str, target: str) -> None:
-        if (error := self._fault("rename", source)) is not None:
+        if (error := self.fault("rename", source)) is not None:
             raise error
         (old_folder, old), (new_folder, new) = self._place(source), self._place(target)
         number = self._folders[old_folder].get(old)
@@ -235,7 +228,7 @@ class SimDisk:
         self._name(Named(((old_folder, old, None), (new_folder, new, number))))
 
     def remove(self, path: str) -> None:
-        if (error := self._fault("remove", path)) is not None:
+        if (error := self.fault("remove", path)) is not None:
             raise error
         number = self._find(path)
         if number is None:
@@ -246,45 +239,75 @@ class SimDisk:
         self._name(Named(((folder, name, None),)))
 
     def sync_directory(self, path: str) -> None:
-        if (error := self._fault("sync_directory", path)) is not None:
+        if (error := self.fault("sync_directory", path)) is not None:
             raise error
         number = self._find(path)
         if number not in self._folders:
             raise StorageError(f"open {path!r} failed: ENOENT")
         self._record(FolderSynced(number))
+        if not self._keeps_history:
+            self._forget_unlinked()
 
     def free_bytes(self) -> int:
         if self.budget is None:
             return 1 << 60
+        return max(self.budget - self.used_bytes(), 0)
+
+    def used_bytes(self) -> int:
+        """The sizes of all files."""
         if self._used is None:
-            self._used = 0
-            for folder in list(self._folders.values()):
-                self._used += sum(
-                    self._node(number).size
-                    for number in folder.values()
-                    if number not in self._folders
-                )
-        return max(self.budget - self._used, 0)
+            self._used = sum(
+                self._file(number).size
+                for folder in self._folders.values()
+                for number in folder.values()
+                if number not in self._folders
+            )
+        return self._used
+
+    def paths(self) -> Sequence[str]:
+        """All files, sorted."""
+        found = []
+        folders = [("", ROOT)]
+        for above, folder in folders:
+            for name, number in self._folders[folder].items():
+                if number in self._folders:
+                    folders.append((f"{above}{name}/", number))
+                else:
+                    found.append(above + name)
+        return sorted(found)
 
     # Faults.
 
-    def fail(self, operation: str, *, at: int = 1, count: int = 1, full: bool = False) -> None:
+    def fail(
+        self, operation: str, *, at: int = 1, count: int = 1, full: bool = False, end: str = ""
+    ) -> None:
         """The `at`-th call from now, and `count - 1` more, raise StorageError or DiskFullError.
 
-        Operations have the names of the port's methods.
+        Operations have the names of the port's methods. Only paths with this end count.
         """
         assert at >= 1
-        self._faults.append(_Fault(operation, at - 1, count, full))
+        self._faults.append(_Fault(operation, at - 1, count, full, end))
 
     def flip(self, path: str, position: int, mask: int = 1) -> None:
         """Flip bits of one byte, on the disk as well as in memory."""
         number = self._find(path)
         assert number is not None
-        node = self._node(number)
-        assert position < node.size
-        before = node.data[position] if position < len(node.data) else 0
-        self._record(Wrote(number, position, bytes([before ^ mask]), flipped=True))
-        put(node.own(), position, bytes([before ^ mask]))
+        file = self._file(number)
+        assert position < file.size
+        before = file.data[position] if position < len(file.data) else 0
+        change = Wrote(number, position, bytes([before ^ mask]), flipped=True)
+        self.change(file, change, CERTAIN)
+
+    def rot(self, rng: Stream, end: str = "") -> tuple[str, int] | None:
+        """Flip one bit of some file whose path ends so; where, or None if all are empty."""
+        sizes = {path: self._size_of(path) for path in self.paths() if path.endswith(end)}
+        damaged = [path for path, size in sizes.items() if size]
+        if not damaged:
+            return None
+        path = rng.choice(damaged)
+        position = rng.randrange(sizes[path])
+        self.flip(path, position, 1 << rng.randrange(8))
+        return path, position
 
     # Crashes.
 
@@ -292,13 +315,15 @@ class SimDisk:
         """This disk after SIGKILL behind the first `at` operations.
 
         Nothing is lost, and nothing became durable either: a power cut of the returned disk can
-        still lose it.
+        still lose it. Without history, go on with the disk itself.
         """
+        assert self._keeps_history
         replay = self._replay_to(at)
         files = {**replay.files, **{n: found.whole() for n, found in replay.pending.items()}}
-        folders = replay.named([True] * len(replay.names))
-        disk = SimDisk._of(folders, files, self._next_node, self.budget)
-        disk._start_folders, disk._start_files = self._start_folders, self._start_files
+        visible = _State(replay.named([True] * len(replay.names)), files)
+        disk = SimDisk(
+            self.budget, durable=self._durable, visible=visible, next_number=self._next_number
+        )
         disk.operations = self.operations[: replay.done]
         return disk
 
@@ -315,59 +340,110 @@ class SimDisk:
         pending = list(replay.pending.values())
         left = limit
         if replay.ways() <= limit:
-            for folders, files in replay.every_way(pending):
+            for state in replay.every_way(pending):
                 left -= 1
-                yield SimDisk._of(folders, files, self._next_node, self.budget)
+                yield self._after(_State(*state))
             if not any(found.can_tear for found in pending):
                 return
         for _ in range(left):
-            folders, files = replay.some_way(pending, rng)
-            yield SimDisk._of(folders, files, self._next_node, self.budget)
+            yield self._after(_State(*replay.some_way(pending, rng)))
+
+    def power_cut(self, rng: Stream) -> SimDisk:
+        """One disk as a power cut now may leave it."""
+        replay = self._replay_to(None)
+        return self._after(_State(*replay.some_way(list(replay.pending.values()), rng)))
+
+    def _after(self, state: _State) -> SimDisk:
+        return SimDisk(
+            self.budget,
+            keeps_history=self._keeps_history,
+            durable=state,
+            next_number=self._next_number,
+        )
 
     def _replay_to(self, at: int | None) -> Replay:
+        if not self._keeps_history:
+            assert at is None, "no history was kept"
+            clean = {n: file.content() for n, file in self._files.items() if file.is_clean}
+            replay = Replay(self._names.folders, {**self._contents, **clean})
+            replay.names = self._names.names
+            replay.pending = {n: file.pending() for n, file in self._unsynced.items()}
+            return replay
         at = len(self.operations) if at is None else at
         assert 0 <= at <= len(self.operations)
         if self._replay is None or self._replay.done > at:
-            self._replay = Replay(self._start_folders, self._start_files)
+            self._replay = Replay(*self._durable)
         self._replay.run(self.operations, at)
         return self._replay
 
-    # What the above share.
+    # For its files.
 
-    def _record(self, operation: Operation) -> None:
-        self.operations.append(operation)
-
-    def _fault(self, operation: str, path: str) -> StorageError | None:
+    def fault(self, operation: str, path: str) -> StorageError | None:
         """The error that this call is to end with."""
         for fault in self._faults:
-            if fault.operation != operation:
+            if fault.operation != operation or not path.endswith(fault.end):
                 continue
             if fault.skip:
                 fault.skip -= 1
-            elif fault.count:
-                fault.count -= 1
-                if fault.full:
-                    return self._full(operation, path)
-                return StorageError(f"{operation} {path!r} failed: EIO, by order of the test")
+                continue
+            fault.count -= 1
+            if not fault.count:
+                self._faults.remove(fault)
+            if fault.full:
+                return full(operation, path)
+            return StorageError(f"{operation} {path!r} failed: EIO, by order of the test")
         return None
 
-    def _full(self, operation: str, path: str) -> DiskFullError:
-        return DiskFullError(f"{operation} {path!r} failed: ENOSPC, no space left on device")
+    def change(self, file: CachedFile, change: Wrote | Resized, fate: int = FREE) -> None:
+        """Carry out a change of a file."""
+        if self._used is not None and change.size is not None:
+            self._used += change.size - file.size
+        if self._keeps_history:
+            self.operations.append(change)
+        else:
+            self._unsynced[file.id] = file
+        file.change(change, fate)
 
-    def _node(self, number: int) -> _Node:
-        node = self._nodes.get(number)
-        if node is None:
-            node = self._nodes[number] = _Node(number, self._files.get(number, EMPTY))
-        return node
+    def synced(self, file: CachedFile, *, failed: bool) -> None:
+        """A file was synced, or was not."""
+        if self._keeps_history:
+            self.operations.append(Synced(file.id, failed))
+            return
+        file.sync(failed=failed)
+        if file.is_clean:
+            self._unsynced.pop(file.id, None)
 
-    def _resize(self, node: _Node, size: int) -> None:
-        if self._used is not None:
-            self._used += size - node.size
-        node.size = size
+    # What the above share.
+
+    def _record(self, operation: Named | FolderSynced) -> None:
+        if self._keeps_history:
+            self.operations.append(operation)
+        else:
+            self._names.apply(operation)
+
+    def _forget_unlinked(self) -> None:
+        """Let go of what no name leads to any more, now or after a power cut."""
+        linked = self._names.forget_unlinked(self._folders)
+        for things in (self._contents, self._files, self._unsynced, self._folders):
+            for number in [number for number in things if number not in linked]:
+                del things[number]
+
+    def _file(self, number: int) -> CachedFile:
+        file = self._files.get(number)
+        if file is None:
+            content = self._contents.get(number, EMPTY)
+            tracks = not self._keeps_history
+            file = self._files[number] = CachedFile(number, content, tracks=tracks)
+        return file
+
+    def _size_of(self, path: str) -> int:
+        number = self._find(path)
+        assert number is not None
+        return self._file(number).size
 
     def _make(self, folder: int, name: str, *, is_folder: bool) -> int:
-        number = self._next_node
-        self._next_node += 1
+        number = self._next_number
+        self._next_number += 1
         if is_folder:
             self._folders[number] = {}
         self._name(Named(((folder, name, number),), made=number, is_folder=is_folder))
@@ -394,6 +470,11 @@ class SimDisk:
         if not name or number not in self._folders:
             raise StorageError(f"path {path!r} is in no folder: ENOENT")
         return number, name
+
+
+def full(operation: str, path: str) -> DiskFullError:
+    """There is no room."""
+    return DiskFullError(f"{operation} {path!r} failed: ENOSPC, no space left on device")
 
 
 def _parts(path: str) -> list[str]:

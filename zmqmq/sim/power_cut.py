@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from zmqmq.core.storage.disk import Buffer
@@ -281,6 +281,7 @@ class Replay:
         self.done = at
 
     def apply(self, operation: Operation) -> None:
+        """One operation more."""
         match operation:
             case Wrote(node, flipped=flipped):
                 self._pending_of(node).add(operation, CERTAIN if flipped else FREE)
@@ -323,6 +324,26 @@ class Replay:
             else:
                 apply_names(folders, found.operation)
         self.folders, self.names = folders, still
+
+    def forget_unlinked(self, visible: Mapping[int, Folder]) -> Container[int]:
+        """What some name leads to, durable or not; let go of folders that are not among it."""
+        linked, found = {ROOT: None}, [ROOT]
+        for folder in found:
+            names = [*self.folders.get(folder, {}).values(), *visible.get(folder, {}).values()]
+            for pending in self.names:
+                names += [n for where, _, n in pending.operation.changes if where == folder and n]
+            for number in names:
+                if number not in linked:
+                    linked[number] = None
+                    found.append(number)
+        self.names = [
+            pending
+            for pending in self.names
+            if any(folder in linked for folder, _, _ in pending.operation.changes)
+        ]
+        used = {n for pending in self.names for n, _, _ in pending.operation.changes}
+        self.folders = {n: names for n, names in self.folders.items() if n in linked or n in used}
+        return linked
 
     def named(self, kept: Sequence[bool]) -> dict[int, Folder]:
         """The folders if these of the pending changes reached the disk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zmqmq.core.storage.epochs import UNDEFINED, EpochIndex
+from zmqmq.core.storage.epochs import EpochIndex
 
 
 def index_of(*pairs: tuple[int, int]) -> EpochIndex:
@@ -26,19 +26,31 @@ def test_an_epoch_or_an_offset_that_falls_is_our_own_bug() -> None:
 
 @pytest.mark.parametrize(
     ("epoch", "found"),
-    [(0, UNDEFINED), (1, (1, 9)), (2, (1, 9)), (3, (3, 12)), (4, (4, 20)), (5, UNDEFINED)],
+    [
+        (-1, (-1, 2)),
+        (0, (0, 2)),
+        (1, (1, 9)),
+        (2, (1, 9)),
+        (3, (3, 12)),
+        (4, (4, 20)),
+        (5, (4, 20)),
+    ],
 )
 def test_an_epoch_ends_where_the_next_begins_or_the_log_ends(
     epoch: int, found: tuple[int, int]
 ) -> None:
-    assert index_of((1, 0), (3, 9), (4, 12)).end_offset_for(epoch, log_end=20) == found
+    """One that wrote nothing ended where the one before it did; of one before all others nothing
+    is known."""
+    index = index_of((1, 2), (3, 9), (4, 12))
+
+    assert index.end_offset_for(epoch, log_start=2, log_end=20) == found
 
 
 def test_an_empty_log_knows_no_epoch() -> None:
     index = EpochIndex()
 
     assert index.latest == -1
-    assert index.end_offset_for(0, 0) == UNDEFINED
+    assert index.end_offset_for(7, 5, 5) == (7, 5)
 
 
 def test_truncation_forgets_epochs_of_which_nothing_is_left() -> None:
@@ -55,3 +67,10 @@ def test_a_snapshot_restores_the_index() -> None:
     other.restore(index.snapshot())
 
     assert other.snapshot() == index.snapshot()
+
+
+def test_a_snapshot_may_end_early() -> None:
+    index = index_of((1, 0), (3, 9), (4, 12))
+
+    assert index.snapshot(12) == [[1, 0], [3, 9]]
+    assert index.snapshot(13) == index.snapshot()

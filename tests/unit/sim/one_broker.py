@@ -1,12 +1,11 @@
-"""A single real Broker in the simulated world: `World` (tests/support) behind a simulated ROUTER."""
+"""A single real Broker in the simulated world: `World` (tests/support) behind a ROUTER of it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from tests.support.world import World
-from zmqmq.core.broker.events import Send
+from zmqmq.core.broker.events import RouteLost, Send
 from zmqmq.sim.chance import Chance
+from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.history import History
 from zmqmq.sim.links import Frames, Weather
 from zmqmq.sim.loop import Loop
@@ -28,8 +27,8 @@ class OneBroker(World):
         self.node = Node(stage.loop, "b1", stage.chance)
         self.node.on_restart.append(lambda _: self._come_back())
         self.listener: Listener
-        self.seen: dict[bytes, None] = {}
-        """Routes that something was sent on; a real transport knows no more."""
+        self.disk_to_come: SimDisk | None = None
+        """What it will find when it starts again, instead of what it left."""
         super().__init__()
         self._listen()
 
@@ -38,7 +37,8 @@ class OneBroker(World):
         self.receive(route, frames)
 
     def _come_back(self) -> None:
-        self.crash()
+        self.crash(self.disk_to_come)
+        self.disk_to_come = None
         self._listen()
 
     def _listen(self) -> None:
@@ -55,14 +55,7 @@ class OneBroker(World):
 
     def _deliver(self, send: Send) -> None:
         if not self.listener.answer(send.route, send.frames):
-            self.lose(RouteOf(send.route))
-
-
-
-class RouteOf(NamedTuple):
-    """What `World.lose` wants to know of a client."""
-
-    route: bytes
+            self._events.append(RouteLost(send.route))
 
 
 def make_stage(seed: int) -> Stage:

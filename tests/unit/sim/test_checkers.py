@@ -616,6 +616,15 @@ def test_settings_that_are_forgotten(story: Story) -> None:
     ]
 
 
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_setting_that_was_perhaps_changed(story: Story, value: int) -> None:
+    story.order(CREATE, 1)
+    story.order(ALTER, 0, INFO, capacity_records=7)
+    story.survey(1, capacity_records=value)
+
+    assert story.kinds() == []
+
+
 # All together
 
 

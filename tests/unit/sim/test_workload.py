@@ -11,7 +11,6 @@ from tests.unit.sim.one_broker import OneBroker, make_stage
 from zmqmq.client.machines.stream import PlaceKind
 from zmqmq.sim.checkers import check
 from zmqmq.sim.history import (
-    COMMITTED,
     CREATE,
     DRAINED,
     END,
@@ -148,9 +147,28 @@ def test_a_seed_gives_one_history() -> None:
     assert lines[0] == lines[1]
 
 
-def test_a_record_that_the_broker_forgets_is_missed() -> None:
-    """The whole chain is able to see a loss."""
+def test_what_a_broker_loses_is_missed() -> None:
+    """The whole chain is able to see a loss: the broker comes back with an old disk."""
     play = Play(3)
+    backups = [play.broker.disk]
 
-    def forget(play: Play) -> None:
-        play.broker.store.commit  # noqa: B018
+    def put_backup_back(play: Play) -> None:
+        backups.append(play.broker.disk.kill_state())
+        if len(backups) == 5:
+            play.broker.node.crash()
+            play.broker.disk_to_come = backups[3]
+            play.broker.node.restart()
+
+    play.run(put_backup_back)
+
+    found = {violation.kind for violation in check(play.history.entries)}
+    assert {"lost", "inconsistent offset", "append into the past"} <= found
+
+
+def test_the_pace_is_as_agreed() -> None:
+    """Six clients ask for 60 to 100 things a second, fetches and their answers not counted."""
+    play = Play(5)
+    play.run(calm, seconds=30)
+
+    asked = sum(1 for e in play.history.entries if e.type == INVOKE)
+    assert 30 * 30 < asked < 30 * 120

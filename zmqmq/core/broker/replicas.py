@@ -80,6 +80,11 @@ class Replicas:
         return not self._unsettled
 
     @property
+    def is_cutting(self) -> bool:
+        """Whether a log is being truncated."""
+        return any(replica.phase is Phase.CUTTING for replica in self._unsettled)
+
+    @property
     def is_opening(self) -> bool:
         """Whether a log is being opened."""
         return bool(self._opening)

@@ -56,7 +56,7 @@ class Campaign:
             me is None
             or image.controller is not None
             or self._is_asking
-            or image.revision < self._asked_revision
+            or image.revision < max(self._asked_revision, me.broker_epoch)  # (C11)
             or image.broker(self._broker_id).is_shutting_down
         ):
             return

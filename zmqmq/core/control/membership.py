@@ -66,11 +66,12 @@ class Process(NamedTuple):
 
 class _State(enum.Enum):
     DOWN = "down"
-    """Not begun, or lost: registers again when the pause is over."""
+    """Not begun, or lost: registers when the pause is over."""
     REGISTERING = "registering"
     WRITING = "writing"
     """Registered, and `format` does not say so yet; or the image does not (C11)."""
     UP = "up"
+    STOPPING = "stopping"
     STOPPED = "stopped"
 
 
@@ -112,8 +113,9 @@ class Membership:
         """Under way, and behind it those that wait."""
         self._since_ns = 0
         self._pause = Pause()
+        self._is_leaving = False
         self._drain_ns: int | None = None
-        """When to stop waiting for others to take over."""
+        """When to stop waiting for others to take over; None: not waiting."""
         self._is_flagging = False
         self._flag_pause = Pause()
 
@@ -150,7 +152,7 @@ class Membership:
     def tick(self, now: Moment) -> None:
         """Time went by."""
         if self._drain_ns is not None and self._drain_ns <= now.ns:
-            self._drain_ns = 0
+            self._drain_ns = None
         is_over = self._pause.is_over(now)
         if self.has_begun and self._state is _State.DOWN and is_over and not self._writes:
             self._state = _State.REGISTERING
@@ -159,6 +161,9 @@ class Membership:
 
     def registered(self, now: Moment, epoch: int) -> None:
         """There is a live key, created at this revision."""
+        if self._state in (_State.STOPPING, _State.STOPPED):
+            self._orders.unregister()  # asked for before; another epoch would undo the clean stop
+            return
         assert self._state is _State.REGISTERING, "nobody asked for it"
         values = self._format
         if epoch <= values.epoch:
@@ -186,7 +191,7 @@ class Membership:
 
     def lost(self, now: Moment, reason: str) -> None:
         """The live key is gone: this run goes on, and registers again."""
-        if self._state is _State.STOPPED:
+        if self._state not in (_State.WRITING, _State.UP):
             return
         was_up = self._state is _State.UP
         self._state = _State.DOWN
@@ -203,7 +208,15 @@ class Membership:
         if is_written and self._image.revision >= epoch:
             self._state = _State.UP
             self._up(now, Member(self._process.broker_id, epoch))
+        if self._state is _State.UP:
+            self._check_fenced(now)
         self._flag(now)
+
+    def _check_fenced(self, now: Moment) -> None:
+        """Somebody may have taken the live key away (D11): the lease under it is of no use then."""
+        if self._image.broker(self._process.broker_id).epoch != self._format.epoch:
+            self._orders.unregister()
+            self.lost(now, "the live key was removed: this broker was fenced")
 
     def format_written(self, now: Moment, error: StorageError | None) -> None:
         """A write of the file is done. Without it nothing is certain any more."""
@@ -255,14 +268,16 @@ class Membership:
 
     def shut_down(self, now: Moment) -> None:
         """Ask the controller to let others take over."""
-        if self._drain_ns is None:
+        if not self._is_leaving:
+            self._is_leaving = True
             self._drain_ns = now.ns + DRAIN_NS
             self._flag(now)
 
-    def may_stop(self, now: Moment) -> bool:
+    @property
+    def may_stop(self) -> bool:
         """Whether nobody needs this broker any more, or it has waited long enough."""
-        assert self._drain_ns is not None, "shut_down() comes first"
-        if self._drain_ns <= now.ns or self.me is None:
+        assert self._is_leaving, "shut_down() comes first"
+        if self._drain_ns is None or self.me is None:
             return True
         others = [
             known.broker_id
@@ -275,14 +290,14 @@ class Membership:
             return False
         return not any(self._is_needed(place, others) for place in self._places())
 
-    def finish(self, now: Moment) -> None:
+    def finish(self) -> None:
         """Everything is flushed: say so on disk, and go (C10)."""
-        del now
 
         def written(_now: Moment) -> None:
             self._state = _State.STOPPED
             self._orders.unregister()
 
+        self._state = _State.STOPPING
         self._write(replace(self._format, clean_epoch=self._format.epoch), written)
 
     def _places(self) -> Collection[tuple[bytes, int]]:
@@ -298,7 +313,7 @@ class Membership:
         """Say in the store that this run will stop, until it stands there."""
         me = self.me
         is_due = self._flag_pause.is_over(now)
-        if self._drain_ns is None or me is None or self._is_flagging or not is_due:
+        if not self._is_leaving or me is None or self._is_flagging or not is_due:
             return
         known = self._image.broker(me.broker_id)
         if known.is_shutting_down:

@@ -73,7 +73,7 @@ def acknowledged_is_kept(facts: Facts) -> Iterator[Violation]:
                 is_there = sent.asking.value in facts.places
                 is_excused = drained.start > 0 or key in facts.allowed.losses
             else:
-                is_there = offset < drained.start or offset in log.found
+                is_there = offset < drained.start or log.found.get(offset) == sent.asking.value
                 is_excused = facts.is_lost(key, offset)
             if not (is_there or is_excused):
                 detail = f"offset {offset}, {sent.asking.value[:SHOWN]!r}, was acknowledged"

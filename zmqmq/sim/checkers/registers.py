@@ -189,7 +189,8 @@ def _survey(entry: Entry, registers: Registers) -> Iterator[Violation]:
         if key in registers or name == "exists":  # otherwise nobody has set it
             register = registers[key]
             wrong = register.read(entry.number, register.newest, value)
-            if wrong:
+            is_default = register.newest < 0 and name in seen.config
+            if wrong and not is_default:
                 detail = f"{name} is {value!r}, which {wrong}"
                 numbers = max(register.newest, 0), entry.number
                 yield Violation("topic", seen.topic, detail, numbers)

@@ -1,0 +1,124 @@
+"""The directed schedules of research/replication_model.py, on the real machines: what a random walk
+meets too rarely. Each loses a record, or answers what is old, without the rule that it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.support.replicas import Cluster, S
+from zmqmq.core.replication.transitions import with_isr
+
+
+def leave(c: Cluster, *staying: int, see: tuple[int, ...] = ()) -> None:
+    members = [c.brokers[i].me for i in staying]
+    c.write(with_isr(c.document, members), *see)
+
+
+def test_d10_alone_below_min_a_fenced_leader_does_not_answer() -> None:
+    c = Cluster(flush="replicated")
+    leave(c, 1)
+    since = c.brokers[1].sessions.stamp
+    # 2 is elected from the ELR, and commits with 3; 1 does not see it.
+    document = replace(
+        c.document,
+        leader=c.brokers[2].me,
+        leader_epoch=2,
+        isr=(c.brokers[2].me,),
+        elr=(c.brokers[3].me,),
+    )
+    c.write(document, 2, 3)
+    c.fetch(3)
+    c.settle_isr(2)
+    c.brokers[2].send()
+    c.fetch(3, 2)
+    assert c.brokers[2].leading.high_watermark == 1
+
+    assert not c.brokers[1].leading.round_is_over(since)
+
+
+def test_d10_a_round_of_the_committed_isr_alone_would_answer_what_is_old() -> None:
+    """The joining of 3 landed unseen; 3 leads, drops 2 and commits alone; 2 still follows 1."""
+    c = Cluster(flush="replicated", isr=[1, 2], min_isr=1)
+    c.fetch(2, 2)
+    c.fetch(3, 2)
+    proposal = c.propose(1)
+    assert proposal is not None
+    assert c.commit(proposal).ok
+    c.elect(3, 3, isr=(c.brokers[3].me,))
+    c.brokers[3].send()
+    assert c.brokers[3].leading.high_watermark == 1
+    since = c.brokers[1].sessions.stamp
+    c.fetch(2, 3)
+
+    assert c.brokers[1].leading.high_watermark == 0
+    assert not c.brokers[1].leading.round_is_over(since)
+
+
+def test_d10_fetches_of_before_the_election_prove_nothing_after_it() -> None:
+    c = Cluster(flush="replicated")
+    c.fetch(2)
+    c.fetch(3)
+    old = [c.ask(2), c.ask(3)]
+    c.elect(2, 2, 3)
+    c.brokers[2].send()
+    c.fetch(3, 2)
+    c.fetch(3)
+    since = c.brokers[1].sessions.stamp
+    for asked in old:
+        c.answer(1, asked)
+
+    assert not c.brokers[1].leading.round_is_over(since)
+
+
+def test_d12_a_new_leader_does_not_switch_at_its_low_high_watermark() -> None:
+    """The old leader commits late, on fetches that were on their way: unflushed, below LESO."""
+    c = Cluster(flush="replicated")
+    c.brokers[1].send()
+    c.fetch(2, flush=False)
+    c.fetch(3, flush=False)
+    old = [c.ask(2), c.ask(3)]
+    c.elect(2, 2, 3)
+    for broker in c.brokers.values():
+        broker.log.config = replace(broker.log.config, flush="fsync")
+    c.fetch(3, flush=False)
+    assert c.brokers[2].leading.high_watermark == 0
+    c.now_ns += S
+    proposal = c.propose(2)
+    assert proposal is None or proposal.document.flush == "replicated"
+    for asked in old:
+        c.answer(1, asked)
+
+    assert c.brokers[1].leading.high_watermark == 1
+
+
+def test_d14_a_record_taken_behind_an_epoch_that_wrote_nothing_is_not_cut_again() -> None:
+    c = Cluster(flush="replicated", isr=[1, 2])
+    c.brokers[1].send()
+    c.elect(2)  # epoch 2 writes nothing
+    c.elect(1)
+    c.fetch(2, 2)
+    assert c.brokers[1].leading.high_watermark == 1
+    c.elect(2)
+    c.fetch(1, 2)
+
+    assert c.brokers[1].values == [(1, 0)]
+    assert c.brokers[2].leading.high_watermark == 1
+
+
+def test_l6_a_joiner_that_leads_unseen_has_all_that_the_old_leader_commits() -> None:
+    """Without the maximal ISR (RocketMQ 5663) the old leader commits with 2 alone."""
+    c = Cluster(flush="replicated", isr=[1, 2])
+    c.fetch(2, 2)
+    c.fetch(3, 2)
+    proposal = c.propose(1)
+    assert proposal is not None
+    c.commit(proposal)
+    asked = c.ask(2)
+    c.elect(3, 3)
+    c.brokers[1].send()
+    c.deliver(asked, *c.answer(1, asked))
+    c.brokers[2].write_out()
+    c.fetch(2, 2)
+    assert c.brokers[2].log.end_offset == 1
+
+    assert c.brokers[1].leading.high_watermark == 0

@@ -1,0 +1,540 @@
+"""A broker's machine in the simulated world: its disk, and the process that runs on it.
+
+What runtime/server.py and runtime/main.py do with sockets, threads and files, this does with the
+network, the loop and the disk of the simulation. The machine of the broker is the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from zmqmq.client.machines.effects import Link
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.events import (
+    AnswerPeer,
+    AskPeer,
+    BurstEnded,
+    ColdRead,
+    CommitMetadata,
+    DeleteLog,
+    Effect,
+    Event,
+    FlushEnded,
+    FlushFiles,
+    FormatWritten,
+    Halt,
+    LinkPeer,
+    LogDeleted,
+    LogOpened,
+    LogTruncated,
+    MetadataCommitted,
+    OpenLog,
+    PeerAnswered,
+    PeerAsked,
+    PeerLinked,
+    ReadCold,
+    Received,
+    Register,
+    Registered,
+    RegistrationLost,
+    RouteLost,
+    Send,
+    Ticked,
+    TruncateLog,
+    Unregister,
+    WriteFormat,
+)
+from zmqmq.core.broker.identity import Identity
+from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.meta.keys import KeySpace
+from zmqmq.core.meta.store import OWN_LEASE, Commit, If, Put, StoreError
+from zmqmq.core.meta.values import LiveDocument
+from zmqmq.core.storage.data_directory import (
+    Format,
+    quarantine,
+    read_checkpoints,
+    read_format,
+    write_checkpoints,
+    write_format,
+)
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.log import LOGS_FOLDER, Flush, Log
+from zmqmq.core.storage.options import StorageOptions
+from zmqmq.core.storage.recovery import Checkpoint, open_log
+from zmqmq.core.storage.truncation import cut, lowered
+from zmqmq.errors import StorageError
+from zmqmq.model.now import Now
+from zmqmq.model.topics import TopicConfig
+from zmqmq.sim.chance import Chance, happens
+from zmqmq.sim.disk import SimDisk
+from zmqmq.sim.follower_of_store import StoreFollower
+from zmqmq.sim.housekeeper import Housekeeper
+from zmqmq.sim.network import Listener, Network, Wire
+from zmqmq.sim.node import MS, SECOND, Node
+from zmqmq.sim.store import Store
+from zmqmq.sim.trace import Trace
+
+CLUSTER: Final = bytes(range(16))
+KEYS: Final = KeySpace.of_cluster("sim")
+TICK_NS: Final = 50 * MS
+STOP_LOOK_NS: Final = 20 * MS
+REGISTER_AGAIN_NS: Final = 200 * MS
+SYNC_AT_ONCE_PARTS: Final = 500_000
+"""How often a flush reaches the disk when it begins, and how often only when it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """How the machines of a simulation are set up; drawn from its seed."""
+
+    lease_ns: int = 3 * SECOND
+    checkpoint_ns: int = 2 * SECOND
+    retention_ns: int = 3 * SECOND
+    flush_ns: tuple[int, int] = (100_000, 1 * MS)
+    """A flush takes from the first to the sum of both."""
+    restart_ns: int = 500 * MS
+    """What a supervisor waits before it starts a broker that has stopped."""
+    serving: ServingOptions = field(
+        default_factory=lambda: ServingOptions(offsets_partitions=2, offsets_replicas=3)
+    )
+    storage: StorageOptions = field(
+        default_factory=lambda: StorageOptions(
+            index_interval_bytes=512, allocate_bytes=4096, free_bytes_min=0
+        )
+    )
+    topics: TopicConfig = field(default_factory=TopicConfig)
+
+
+class BrokerHost:
+    """One machine with a broker. What is not the disk begins anew with every `start`."""
+
+    def __init__(
+        self,
+        broker_id: int,
+        node: Node,
+        network: Network,
+        store: Store,
+        chance: Chance,
+        trace: Trace,
+        options: HostOptions,
+        disk: SimDisk,
+    ) -> None:
+        self.broker_id = broker_id
+        self.node = node
+        self.disk = disk
+        self.options = options
+        self.slowness = 1
+        """By how much flushes take longer just now."""
+        self.broker: Broker | None = None
+        self.halts: list[str] = []
+        """Why the broker has stopped itself, each time."""
+        self.is_stopping = False
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.on_event: Callable[[BrokerHost], object] = lambda _: None
+        """Called after every event that the broker has taken."""
+        self._network = network
+        self._store = store
+        self._chance = chance
+        self._trace = trace
+        self._stream = chance.stream(f"host/{node.name}")
+        self._ids = chance.stream(f"ids/{node.name}")
+        self._events = 0
+
+    @property
+    def clients_address(self) -> str:
+        """Of the listener for clients."""
+        return f"{self.node.name}:clients"
+
+    @property
+    def peers_address(self) -> str:
+        """Of the listener for other brokers."""
+        return f"{self.node.name}:peers"
+
+    # A life
+
+    def start(self) -> None:
+        """The process begins. Raises DirectoryError if the directory is not usable."""
+        self.is_stopping = False
+        disk = self.disk
+        form = read_format(disk)
+        if form is None:
+            form = Format(CLUSTER.hex(), self.broker_id, 0)
+            write_format(disk, form)
+        self.checkpoints = read_checkpoints(disk)
+        write_checkpoints(disk, {f: replace(c, clean=False) for f, c in self.checkpoints.items()})
+        disk.make_directory(LOGS_FOLDER)
+        disk.sync_directory("")
+        identity = Identity(
+            broker_id=self.broker_id,
+            cluster=CLUSTER,
+            server="zmqmq sim",
+            instance=self._draw_id(),
+            is_alone=False,
+            endpoints={"clients": self.clients_address, "peers": self.peers_address},
+        )
+        options = self.options
+        broker = Broker(identity, KEYS, options.serving, options.topics, form, self._draw_id)
+        self.broker = broker
+        self._is_burst_due = False
+        self._links: dict[int, Wire] = {}
+        self._client = self._store.client(self.node)
+        self._listeners: dict[str, Listener] = {}
+        self._listeners["clients"] = self._network.listen(
+            self.node, self.clients_address, _Door(self, Received)
+        )
+        self._listeners["peers"] = self._network.listen(
+            self.node, self.peers_address, _Door(self, PeerAsked)
+        )
+        self._instance = identity.instance
+        self._registering: LiveDocument | None = None
+        self._follower = StoreFollower(self._client, KEYS.prefix, self._follow_begun, self._feed)
+        self.housekeeper = Housekeeper(self, self.node, options, self._stream)
+        self._tick()
+
+    def crash(self, *, power_cut: bool = False) -> None:
+        """SIGKILL, or the end of the power. The disk is what that leaves."""
+        was_up = self.node.is_up
+        self.node.crash(power_cut=power_cut)
+        if was_up:
+            self.broker = None
+            self.disk = self.disk.kill_state()
+        if power_cut:
+            self.disk = self.disk.power_cut(self._stream)
+
+    def restart(self) -> None:
+        """Start the machine again, and the process with it."""
+        if not self.node.is_up:
+            self.node.restart()
+            self.start()
+
+    def stop(self) -> None:
+        """Begin a clean stop (C10); the node is down when it is done."""
+        broker = self.broker
+        if broker is None or self.is_stopping:
+            return
+        self.is_stopping = True
+        self._trace.event(self.node.loop.now, self.node.name, "stops")
+        self._carry_out(broker.shut_down(self._now()))
+        self._look_whether_to_stop()
+
+    def _look_whether_to_stop(self) -> None:
+        broker = self.broker
+        assert broker is not None
+        if not broker.may_stop(self._now()):
+            self.node.call_at(self.node.monotonic_ns() + STOP_LOOK_NS, self._look_whether_to_stop)
+            return
+        broker.drain()
+        self._look_whether_idle()
+
+    def _look_whether_idle(self) -> None:
+        broker = self.broker
+        assert broker is not None
+        if not broker.is_idle or broker.replicas.is_cutting:
+            self.node.call_at(self.node.monotonic_ns() + STOP_LOOK_NS, self._look_whether_idle)
+            return
+        self.housekeeper.stop()
+        for log in broker.replicas.logs:
+            if log.failed or log.damage:
+                continue
+            try:
+                log.close()
+                flush = log.begin_flush()
+                self._sync(flush)
+                log.end_flush(flush)
+            except StorageError as error:
+                log.fail(error)
+        self.housekeeper.write(clean=True)
+        self._carry_out(broker.finish(self._now()))
+
+    # Events
+
+    def feed(self, event: Event) -> None:
+        """Hand an event to the broker, and do what it asks."""
+        self._feed(event)
+
+    def _feed(self, event: Event) -> None:
+        broker = self.broker
+        if broker is None:
+            return
+        self._events += 1
+        self._carry_out(broker.handle(self._now(), event))
+        self.on_event(self)
+
+    def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
+        """A message came; everything that comes at one moment is a burst."""
+        if not self._is_burst_due:
+            self._is_burst_due = True
+            self.node.call_soon(self._end_burst)
+        self._feed(event)
+
+    def _end_burst(self) -> None:
+        self._is_burst_due = False
+        self._feed(BurstEnded())
+
+    def _tick(self) -> None:
+        self._feed(Ticked())
+        self.node.call_at(self.node.monotonic_ns() + TICK_NS, self._tick)
+
+    def _now(self) -> Now:
+        return Now(self.node.monotonic_ns(), self.node.wall_ms())
+
+    def _draw_id(self) -> bytes:
+        return self._ids.randrange(1 << 128).to_bytes(16, "big")
+
+    def _follow_begun(self, items: Sequence, revision: int) -> None:  # type: ignore[type-arg]
+        broker = self.broker
+        assert broker is not None
+        self._carry_out(broker.start(self._now(), items, revision))
+
+    # Effects
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            self._do(effect)
+            if self.broker is None:
+                return  # halted
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send(route, frames):
+                if not self._listeners["clients"].answer(route, frames):
+                    self.node.call_soon(self._feed, RouteLost(route))
+            case AnswerPeer(route, frames):
+                self._listeners["peers"].answer(route, frames)
+            case AskPeer(broker_id, frames):
+                wire = self._links.get(broker_id)
+                if wire is not None and wire.is_connected:
+                    wire.send(frames)
+            case FlushFiles():
+                self._flush(effect)
+            case CommitMetadata(token, ops, ifs):
+                self._client.commit(
+                    ops, ifs, lambda outcome: self._feed(MetadataCommitted(token, outcome))
+                )
+            case ReadCold():
+                self._later(self._read_cold, effect)
+            case OpenLog():
+                self._later(self._open_log, effect)
+            case DeleteLog():
+                self._later(self._delete_log, effect)
+            case TruncateLog():
+                self._later(self._lower, effect)
+            case WriteFormat():
+                self._later(self._write_format, effect)
+            case Register(document):
+                self._registering = document
+                self._register()
+            case Unregister():
+                self._unregister()
+            case LinkPeer(broker_id, address):
+                self._link(broker_id, address)
+            case Halt(reason):
+                self._halt(reason)
+
+    def _later(self, work: Callable[..., object], *arguments: object) -> None:
+        """A worker thread does it."""
+        wait = self._stream.randrange(100_000, 3 * MS) * self.slowness
+        self.node.loop.post(self.node.loop.now + wait, self.node, work, *arguments)
+
+    def _flush(self, effect: FlushFiles) -> None:
+        least, most = self.options.flush_ns
+        wait = (least + self._stream.randrange(most)) * self.slowness
+        when = self.node.loop.now + wait
+        if happens(self._stream, SYNC_AT_ONCE_PARTS):
+            done = [self._synced(log, flush) for log, flush in effect.flushes]
+            self.node.loop.post(when, self.node, self._feed, FlushEnded(done))
+        else:
+            self.node.loop.post(when, self.node, self._end_flush, effect)
+
+    def _end_flush(self, effect: FlushFiles) -> None:
+        self._feed(FlushEnded([self._synced(log, flush) for log, flush in effect.flushes]))
+
+    def _synced(self, log: Log, flush: Flush) -> tuple[Log, Flush, StorageError | None]:
+        try:
+            self._sync(flush)
+        except StorageError as error:
+            return log, flush, error
+        return log, flush, None
+
+    def _sync(self, flush: Flush) -> None:
+        for file in dict.fromkeys(flush.files):
+            file.sync()
+        for folder in flush.folders:
+            self.disk.sync_directory(folder)
+
+    def _read_cold(self, effect: ReadCold) -> None:
+        where = effect.place
+        data: Buffer | StorageError
+        try:
+            data = where.file.read(where.position, where.size)
+        except StorageError as error:
+            data = error
+        self._feed(ColdRead(effect.token, data))
+
+    def _open_log(self, effect: OpenLog) -> None:
+        log: Log | StorageError
+        checkpoint = self.checkpoints.get(effect.key.folder)
+        try:
+            if effect.quarantine:
+                checkpoint = None
+                self.checkpoints.pop(effect.key.folder, None)
+                write_checkpoints(self.disk, self.checkpoints)
+                quarantine(self.disk, effect.key)
+            log = open_log(self.disk, effect.key, effect.config, self.options.storage, checkpoint)
+            log.name = effect.name
+        except StorageError as error:
+            log = error
+        self._feed(LogOpened(effect.key, log))
+
+    def _delete_log(self, effect: DeleteLog) -> None:
+        folder = effect.key.folder
+        self.housekeeper.forget(folder)
+        try:
+            for name in self.disk.list(folder):
+                self.disk.remove(f"{folder}/{name}")
+            self.disk.remove(folder)
+        except StorageError as error:
+            self._trace.event(self.node.loop.now, self.node.name, f"log stays: {error}")
+        self._feed(LogDeleted(effect.key))
+
+    def _lower(self, effect: TruncateLog) -> None:
+        """Before a log is cut, the checkpoint promises no more than will be left (D3)."""
+        folder = effect.log.key.folder
+        row = self.checkpoints.get(folder, Checkpoint())
+        self.checkpoints[folder] = lowered(row, effect.log, effect.to, effect.state)
+        try:
+            write_checkpoints(self.disk, self.checkpoints)
+        except StorageError as error:
+            self._feed(LogTruncated(effect.log.key, error))
+            return
+        self._later(self._cut, effect)
+
+    def _cut(self, effect: TruncateLog) -> None:
+        log: Log | StorageError = effect.log
+        try:
+            cut(effect.log, effect.to, effect.state)
+        except StorageError as error:
+            log = error
+        self._feed(LogTruncated(effect.log.key, log))
+
+    def _write_format(self, effect: WriteFormat) -> None:
+        try:
+            write_format(self.disk, effect.format)
+        except StorageError as error:
+            self._feed(FormatWritten(error))
+        else:
+            self._feed(FormatWritten(None))
+
+    def _halt(self, reason: str) -> None:
+        self.halts.append(reason)
+        self._trace.event(self.node.loop.now, self.node.name, f"halts: {reason}")
+        self.crash()
+        self.node.loop.post(
+            self.node.loop.now + self.options.restart_ns, None, self._restart_after_halt
+        )
+
+    def _restart_after_halt(self) -> None:
+        if not self.node.is_up and self.node.is_powered:
+            self.restart()
+
+    # Peers
+
+    def _link(self, broker_id: int, address: str | None) -> None:
+        old = self._links.pop(broker_id, None)
+        if old is not None:
+            old.close()
+        if address is not None:
+            end = _Link(self, broker_id)
+            self._links[broker_id] = self._network.connect(self.node, address, end)
+
+    # The registration
+
+    def _register(self) -> None:
+        """Get a lease, then put the live key on it; tried again until it is there."""
+        document = self._registering
+        if document is None or self.broker is None:
+            return
+        own = self._client.own
+        if own is not None and own.is_alive:
+            self._put_live_key(document)
+        else:
+            self._client.session(
+                self.options.lease_ns, lambda _: self._put_live_key(document), self._lease_lost
+            )
+
+    def _put_live_key(self, document: LiveDocument) -> None:
+        key = KEYS.live(self.broker_id)
+        put = Put(key, document.encode(), OWN_LEASE)
+
+        def answered(outcome: Commit | StoreError) -> None:
+            if self._registering is not document:
+                return
+            own = self._client.own
+            assert own is not None
+            if isinstance(outcome, Commit):
+                kv = outcome.current.get(key)
+                if outcome.ok:
+                    self._registered(outcome.revision)
+                    return
+                if kv is not None and kv.lease == own.lease and own.is_alive:
+                    self._registered(kv.create_revision)  # an attempt whose answer was lost
+                    return
+            self._register_again()
+
+        self._client.commit([put], [If(key, "create", "==", 0)], answered)
+
+    def _registered(self, epoch: int) -> None:
+        self._registering = None
+        self._feed(Registered(epoch))
+
+    def _register_again(self) -> None:
+        self.node.call_at(self.node.monotonic_ns() + REGISTER_AGAIN_NS, self._register)
+
+    def _lease_lost(self, reason: str) -> None:
+        if self._registering is not None:
+            self._register_again()
+        else:
+            self._feed(RegistrationLost(reason))
+
+    def _unregister(self) -> None:
+        self._registering = None
+        own = self._client.own
+        if own is not None:
+            own.revoke()
+        if self.is_stopping:
+            self._trace.event(self.node.loop.now, self.node.name, "has stopped")
+            self.crash()
+
+
+class _Door:
+    """A listener's receiver."""
+
+    __slots__ = ("_event", "_host")
+
+    def __init__(self, host: BrokerHost, event: type[Received | PeerAsked]) -> None:
+        self._host = host
+        self._event = event
+
+    def received(self, route: bytes, frames: list[bytes]) -> None:
+        """A message came."""
+        self._host.arrived(self._event(route, list(frames)))
+
+
+class _Link:
+    """The receiver of the connection to one other broker."""
+
+    __slots__ = ("_broker_id", "_host")
+
+    def __init__(self, host: BrokerHost, broker_id: int) -> None:
+        self._host = host
+        self._broker_id = broker_id
+
+    def linked(self, link: Link) -> None:
+        """The connection came up or went away."""
+        self._host.feed(PeerLinked(self._broker_id, link is Link.CONNECTED))
+
+    def received(self, frames: list[bytes]) -> None:
+        """An answer came."""
+        self._host.arrived(PeerAnswered(self._broker_id, list(frames)))
