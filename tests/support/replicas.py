@@ -361,14 +361,16 @@ class Cluster:
         broker = self.brokers[asked.sender]
         return broker.fetcher.take(self.now_ns, asked.correlation, reply, bodies)
 
-    def fetch(self, follower: int, times: int = 1, *, flush: bool = True) -> None:
+    def fetch(
+        self, follower: int, times: int = 1, *, flush: bool = True, max_bytes: int = MIB
+    ) -> None:
         """Ask, be answered, write and flush what came, and cut what has parted."""
         broker = self.brokers[follower]
         for _ in range(times):
             self.now_ns += MS
             leader = broker.following.leader.broker_id
             asked = self.ask(follower)
-            for taken in self.deliver(asked, *self.answer(leader, asked)):
+            for taken in self.deliver(asked, *self.answer(leader, asked, max_bytes)):
                 assert taken.error is None, taken.error
             broker.write_out()
             if flush:

@@ -195,11 +195,8 @@ class BrokerHost:
 
     def crash(self, *, power_cut: bool = False) -> None:
         """SIGKILL, or the end of the power. The disk is what that leaves."""
-        was_up = self.node.is_up
         self.node.crash(power_cut=power_cut)
-        if was_up:
-            self.broker = None
-            self.disk = self.disk.kill_state()
+        self.broker = None
         if power_cut:
             self.disk = self.disk.power_cut(self._stream)
 

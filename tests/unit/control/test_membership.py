@@ -191,7 +191,7 @@ def test_d4_after_a_clean_stop_it_vouches_for_everything() -> None:
     first = Stand()
     one = first.up()
     first.machine.shut_down(first.now)
-    first.machine.finish()
+    first.machine.finish(first.now)
     assert not first.left, "the mark is durable first"
     first.written()
     assert (first.left, first.machine.is_stopped) == (1, True)
@@ -374,14 +374,14 @@ def test_c10_it_waits_until_nobody_needs_it() -> None:
     me = stand.up()
     shared(stand, [tuple(me), (2, 2)])
     stand.machine.shut_down(stand.now)
-    assert not stand.machine.may_stop
+    assert not stand.machine.may_stop(stand.now)
     stand.flag()
     stand.follow()
     document = BrokerDocument.decode(stand.store.now[KEYS.broker(1)].value)
     assert (document.broker_epoch, document.shutting_down) == (me.broker_epoch, True)
-    assert not stand.machine.may_stop
+    assert not stand.machine.may_stop(stand.now)
     shared(stand, [(2, 2)])
-    assert stand.machine.may_stop
+    assert stand.machine.may_stop(stand.now)
     assert not stand.pending
 
 
@@ -393,7 +393,7 @@ def test_c10_what_only_it_has_cannot_be_handed_over() -> None:
     stand.machine.shut_down(stand.now)
     stand.flag()
     stand.follow()
-    assert stand.machine.may_stop
+    assert stand.machine.may_stop(stand.now)
 
 
 def test_c10_alone_it_may_stop_at_once() -> None:
@@ -401,7 +401,7 @@ def test_c10_alone_it_may_stop_at_once() -> None:
     me = stand.up()
     shared(stand, [tuple(me)])
     stand.machine.shut_down(stand.now)
-    assert stand.machine.may_stop
+    assert stand.machine.may_stop(stand.now)
 
 
 def test_c10_it_does_not_wait_for_ever() -> None:
@@ -411,11 +411,11 @@ def test_c10_it_does_not_wait_for_ever() -> None:
     shared(stand, [tuple(me), (2, 2)])
     stand.machine.shut_down(stand.now)
     for _ in range(DRAIN_NS // SECOND * 2):
-        assert not stand.machine.may_stop
+        assert not stand.machine.may_stop(stand.now)
         if stand.pending:
             stand.flag("away")
         stand.advance(SECOND // 2)
-    assert stand.machine.may_stop
+    assert stand.machine.may_stop(stand.now)
 
 
 def test_c10_the_flag_is_tried_until_it_stands_and_keeps_the_rest() -> None:
@@ -446,7 +446,7 @@ def test_c10_without_a_registration_there_is_nothing_to_hand_over() -> None:
     stand.up()
     stand.machine.shut_down(stand.now)
     stand.machine.lost(stand.now, "fenced")
-    assert stand.machine.may_stop
+    assert stand.machine.may_stop(stand.now)
 
 
 def test_a_registration_that_comes_while_it_stops_is_given_up() -> None:
@@ -456,7 +456,7 @@ def test_a_registration_that_comes_while_it_stops_is_given_up() -> None:
         stand.machine.lost(stand.now, "fenced")
         stand.advance(SECOND)
         stand.machine.shut_down(stand.now)
-        stand.machine.finish()
+        stand.machine.finish(stand.now)
         if is_written:
             stand.written()
         stand.registered()
@@ -471,7 +471,7 @@ def test_a_stopped_broker_does_not_register_again() -> None:
     stand = Stand()
     stand.up()
     stand.machine.shut_down(stand.now)
-    stand.machine.finish()
+    stand.machine.finish(stand.now)
     stand.written()
     stand.machine.lost(stand.now, "revoked")
     stand.advance(60 * SECOND)

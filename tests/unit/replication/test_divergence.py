@@ -12,6 +12,7 @@ from zmqmq.core.replication.divergence import cut_for, divergence
 from zmqmq.core.replication.follower import Cut
 from zmqmq.core.replication.follower_session import FollowerSession
 from zmqmq.core.replication.partition import Refused
+from zmqmq.core.storage.reading import read
 from zmqmq.core.storage.truncation import cut
 from zmqmq.errors import CorruptDataError
 from zmqmq.wire.peers import Answer, Listed, PeerCode
@@ -147,6 +148,21 @@ def test_f5_a_follower_without_the_leaders_epoch_goes_back_and_asks_again() -> N
     assert c.brokers[2].values == c.brokers[3].values == [(1, 0), (3, 1)]
 
 
+def test_f5_the_cut_is_at_the_followers_own_end_of_the_epoch_if_that_is_earlier() -> None:
+    c = Cluster()
+    c.brokers[1].send()
+    c.fetch(2)
+    c.brokers[1].send()
+    c.fetch(3)
+    c.elect(2, 2)
+    c.brokers[2].send(acks=1)
+    c.elect(3)
+    assert (c.brokers[2].values, c.brokers[3].values) == ([(1, 0), (2, 1)], [(1, 0), (1, 1)])
+    c.fetch(2, 2)
+
+    assert c.brokers[2].values == c.brokers[3].values
+
+
 def test_f5_the_cut_is_where_the_epoch_ends_first_in_either_log() -> None:
     c = Cluster(1)
     led(c, (1, 3), (4, 2))
@@ -274,8 +290,6 @@ def test_a_follower_that_ends_within_a_compacted_batch_goes_back_to_its_beginnin
     # What compaction makes of offsets 0 to 2, as far as the follower can tell.
     other = Cluster(2).brokers[1]
     other.send(b"a", b"b", b"c")
-    from zmqmq.core.storage.reading import read
-
     body = bytes(read(other.log, 0, 10_000, 3))
     follower.following.take(Answer(*PLACE, 1, 1, PeerCode.NONE, 3, 0, len(body)), body)
 

@@ -108,6 +108,7 @@ def test_l5_the_high_watermark_waits_for_a_follower_that_is_about_to_join() -> N
     proposal = c.propose(1)
     assert proposal is not None
     c.ended(1, UnavailableError("the store is away"))
+    assert c.propose(1) is None
     leader.send()
     leader.flush()
     c.fetch(2, 2)

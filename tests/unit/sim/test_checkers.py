@@ -312,7 +312,7 @@ def test_a_record_that_is_acknowledged_and_stored_elsewhere(story: Story) -> Non
     (_, a), b = story.ask("p2.1"), story.send(0)
     story.drain(a, b)
 
-    assert set(story.kinds()) == {"duplicate", "inconsistent offset"}
+    assert set(story.kinds()) == {"duplicate", "inconsistent offset", "lost"}
 
 
 def test_a_record_behind_the_end_that_was_known(story: Story) -> None:

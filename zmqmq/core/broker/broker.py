@@ -73,6 +73,7 @@ from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import KV, Batch
 from zmqmq.core.replication.follower import Follower
+from zmqmq.core.replication.follower_session import FollowerSession
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.vouching import Place
 from zmqmq.core.storage.data_directory import Format
@@ -134,10 +135,10 @@ class Broker:
             identity,
             self._moved,
             self._damaged,
+            self._echoed,
         )
         self.following = Following(identity, self.peers, self.flushing, self.replicas, self._failed)
         self.latest = Latest(self.outbox, self.timers, self.leading.stamp, self.leading.hurry)
-        self.offsets = Offsets(self.catalog, self.outbox, self.timers, self.producing, self.latest)
         self.reporting = Reporting(identity, self.peers, self.replicas)
         self.membership = Membership(
             Process(
@@ -171,6 +172,14 @@ class Broker:
             options,
             topic_defaults,
             draw_id,
+        )
+        self.offsets = Offsets(
+            self.catalog,
+            self.outbox,
+            self.timers,
+            self.producing,
+            self.latest,
+            self.topics.make_own,
         )
         self.describing = Describing(
             self.catalog,
@@ -385,6 +394,13 @@ class Broker:
         self._is_judging = True
         halt = Halt(f"{log.name} is damaged at {log.damage}")
         self.membership.unvouch([log.key.folder], lambda _: self.outbox.emit(halt))
+
+    def _echoed(self, session: FollowerSession) -> bool:
+        """A follower has answered; whether somebody still waits for it (D10)."""
+        awaited = [p for p in self.latest.awaited if p.place in session.entries]
+        for partition in awaited:
+            self.latest.check(partition)
+        return any(p.place in session.entries for p in self.latest.awaited)
 
     # Roles
 

@@ -91,6 +91,11 @@ class Latest:
             self._hurry(partition)
         self._timers.add(now.ns + WAIT_NS, request)
 
+    @property
+    def awaited(self) -> list[Partition]:
+        """Partitions for which somebody waits."""
+        return list(self._waiting)
+
     def check(self, partition: Partition) -> None:
         """A follower has confirmed something, or the ISR or the high watermark has changed."""
         for request in tuple(self._waiting.get(partition, ())):

@@ -98,6 +98,7 @@ class Leading:
         identity: Identity,
         moved: Callable[[Iterable[Partition]], None],
         damaged: Callable[[Log], None],
+        echoed: Callable[[FollowerSession], bool],
     ) -> None:
         self._catalog = catalog
         self._image = image
@@ -109,6 +110,8 @@ class Leading:
         self._identity = identity
         self._moved = moved
         self._damaged = damaged
+        self._echoed = echoed
+        """Told of each request; says whether somebody waits for a round with its sender (D10)."""
         self._sessions: FollowerSessions | None = None
         self._parked: dict[int, Parked] = {}
         """By broker id of the follower."""
@@ -154,11 +157,12 @@ class Leading:
         parked = Parked(self, route, correlation, session, max_bytes)
         self._parked[broker] = parked
         self._note_fetches(now, session)
+        is_awaited = self._echoed(session)
         self._answer_if_due(parked)
-        if not parked.done:
+        if not parked.done and (wait_ms == 0 or is_awaited):
+            self.answer(parked)
+        elif not parked.done:
             self._timers.add(now.ns + wait_ms * 1_000_000, parked)
-            if wait_ms == 0:
-                self.answer(parked)
 
     def _note_fetches(self, now: Now, session: FollowerSession) -> None:
         """What was listed is progress, or shows that the logs have parted (L5, F4)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zmqmq.batch.decode import RecordBatch, decode_batches
@@ -94,12 +94,15 @@ class Offsets:
         timers: Timers,
         producing: Producing,
         latest: Latest,
+        make_own: Callable[[], None],
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
         self._timers = timers
         self._producing = producing
         self._latest = latest
+        self._make_own = make_own
+        """Makes the topic, unless it is there or being made."""
         self._tables: dict[int, OffsetsTable] = {}
         """By partition of `__offsets`."""
         self._loaded: dict[int, Partition] = {}
@@ -288,7 +291,10 @@ class Offsets:
     def _topic(self) -> Topic:
         topic = self._catalog.by_name.get(OFFSETS_TOPIC)
         if topic is None or topic.state != "ready":
-            raise refusal(Code.COORDINATOR_LOADING, "the offsets topic is being made")
+            self._make_own()
+            raise refusal(
+                Code.COORDINATOR_LOADING, "the offsets topic is being made", {"retry_after_ms": 200}
+            )
         return topic
 
     def _coordinator(self, group: str) -> tuple[Partition, OffsetsTable]:

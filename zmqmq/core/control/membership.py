@@ -273,11 +273,10 @@ class Membership:
             self._drain_ns = now.ns + DRAIN_NS
             self._flag(now)
 
-    @property
-    def may_stop(self) -> bool:
+    def may_stop(self, now: Moment) -> bool:
         """Whether nobody needs this broker any more, or it has waited long enough."""
         assert self._is_leaving, "shut_down() comes first"
-        if self._drain_ns is None or self.me is None:
+        if self._drain_ns is None or self._drain_ns <= now.ns or self.me is None:
             return True
         others = [
             known.broker_id
@@ -290,8 +289,9 @@ class Membership:
             return False
         return not any(self._is_needed(place, others) for place in self._places())
 
-    def finish(self) -> None:
+    def finish(self, now: Moment) -> None:
         """Everything is flushed: say so on disk, and go (C10)."""
+        del now
 
         def written(_now: Moment) -> None:
             self._state = _State.STOPPED

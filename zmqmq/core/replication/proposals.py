@@ -135,6 +135,8 @@ class Proposals:
         isr = self._isr
         proposal = self._commit(keys, document, joining)
         isr.pending = Pending(proposal.document, isr.revision)
+        # Who joins counts from now on, whether it is near or not (L6).
+        isr.waited_for = tuple(p for p in isr.waited_for if p.member != joining)
         return proposal
 
     def _force(self, keys: KeySpace) -> Proposal:

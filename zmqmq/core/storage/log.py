@@ -30,7 +30,7 @@ from zmqmq.core.storage.disk import Buffer, Disk, File
 from zmqmq.core.storage.epochs import EpochIndex
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.producers import ProducerTable, Written
-from zmqmq.core.storage.replicated import check_next
+from zmqmq.core.storage.replicated import Last, check_next
 from zmqmq.core.storage.segment import FIRST_ALLOCATION, Segment
 from zmqmq.core.storage.states import State, pack_state, read_state, remove_old_states, write_state
 from zmqmq.errors import Code, DiskFullError, StorageError, refusal
@@ -189,14 +189,8 @@ class Log:
         view = memoryview(data)
         position = 0
         while position < len(view):
-            header = check_next(
-                view,
-                position,
-                self.seed,
-                offset=self.end_offset,
-                epoch=self.epochs.latest,
-                append_ms=self.last_append_ms,
-            )
+            last = Last(self.end_offset, self.epochs.latest, self.last_append_ms)
+            header = check_next(view, position, self.seed, last)
             self.append(header, (view[position : position + header.size],))
             position += header.size
         return self.end_offset
@@ -476,8 +470,7 @@ class Log:
         return pack_state(State(start, append_ms, producers, epochs))
 
     def rewind(self, segments: list[Segment], end: int) -> None:
-        """Count on these segments alone, and on nothing at `end` or behind it; for truncation,
-        which replays them."""
+        """Count on these segments alone, and on nothing from `end` on; truncation replays them."""
         self.segments = segments
         self.end_offset = end
         self.flushed_end = min(self.flushed_end, end)
