@@ -21,6 +21,7 @@ from zmqmq.core.storage.data_directory import (
     write_checkpoints,
     write_format,
 )
+from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.sim.disk import SimDisk
 
@@ -163,20 +164,25 @@ def test_a_power_cut_of_a_reset_leaves_some_of_the_old_log_or_the_new_one(seed: 
     check_same(follower.log, history, history.end)
     for at in range(begun, len(disk.operations) + 1):
         states = [disk.kill_state(at=at), *disk.crash_states(at=at, rng=rng, limit=STATES)]
-        for state in states:
-            log = FollowerLog(state).log
-            assert log.damage is None, f"a crash looks like damage: {log.damage}"
-            end = log.end_offset
-            assert (log.start_offset, end <= here) in ((0, True), (start, False))
-            assert history.has(end)
-            if end > start:
-                assert read_from(log, log.start_offset, end) == between(
-                    history, log.start_offset, end
-                )
-            known = history.producers(end)
-            assert table_of(log.producers).keys() == known.keys()
-            for producer, (_, batches) in table_of(log.producers).items():
-                assert batches == known[producer][1][-len(batches) :]
+        for number, state in enumerate(states):
+            check_reset(FollowerLog(state).log, history, here, start)
+            if number % 8 == 0:
+                # The start that finds it loses power as well.
+                for after in state.crash_states(rng=rng, limit=4):
+                    check_reset(FollowerLog(after).log, history, here, start)
+
+
+def check_reset(log: Log, history: History, here: int, start: int) -> None:
+    """Some of the log that ended `here`, or one that begins at `start`."""
+    assert log.damage is None, f"a crash looks like damage: {log.damage}"
+    end = log.end_offset
+    assert (log.start_offset, end <= here) in ((0, True), (start, False))
+    assert history.has(end)
+    assert read_from(log, log.start_offset, end) == between(history, log.start_offset, end)
+    known = history.producers(end)
+    assert table_of(log.producers).keys() == known.keys()
+    for producer, (_, batches) in table_of(log.producers).items():
+        assert batches == known[producer][1][-len(batches) :]
 
 
 @pytest.mark.parametrize("seed", range(6))

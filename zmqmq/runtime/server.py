@@ -136,10 +136,10 @@ class Server:
         self._disk.sync_directory("")
         await self._mirror.start()
         self._spawn(self._mirror.wait_ended())
+        self._tick()
         self._check_started()
         await self._until(self._started)
         self._housekeeping.start()
-        self._tick()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises what broke an invariant."""

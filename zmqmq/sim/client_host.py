@@ -194,11 +194,12 @@ class ClientHost:
         effects.clear()
 
     def _effect(self, effect: Effect) -> None:
+        if isinstance(effect, Transmit):  # most are
+            socket = self._sockets.get(effect.socket)
+            if socket is not None:
+                socket.send(effect.frames)
+            return
         match effect:
-            case Transmit(number, frames):
-                socket = self._sockets.get(number)
-                if socket is not None:
-                    socket.send(frames)
             case Settled(batches, promise):
                 for batch in batches:
                     for watch in batch.watchers:

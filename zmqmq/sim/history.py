@@ -12,7 +12,7 @@ mixed up or never sent shows itself wherever it turns up.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -65,7 +65,7 @@ class Polled(NamedTuple):
 
     topic: str
     partition: int
-    records: Sequence[tuple[int, bytes]]
+    records: list[tuple[int, bytes]]
     epoch: int
     """The leader epoch of their batch."""
 

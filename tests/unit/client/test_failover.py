@@ -216,7 +216,7 @@ def run(seed: int) -> tuple[list[tuple[bytes, Batch]], Cluster]:
     return batches, cluster
 
 
-@pytest.mark.parametrize("seed", [*range(100), 165, 177])
+@pytest.mark.parametrize("seed", [*range(100), 165, 177, 303])
 def test_each_record_is_stored_once_in_order_or_its_handle_says_why_not(seed: int) -> None:
     batches, cluster = run(seed)
     assert cluster.leader is not None

@@ -207,7 +207,7 @@ class Walk:
             assert not vouches(member, known, PLACE, before.flush)
 
 
-@pytest.mark.parametrize("first", range(0, 120, 20))
+@pytest.mark.parametrize("first", range(0, 80, 20))
 def test_walks(first: int) -> None:
     elections = recoveries = 0
     for seed in range(first, first + 20):

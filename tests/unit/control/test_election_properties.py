@@ -80,7 +80,7 @@ def check_leader(before: PartitionDocument, after: PartitionDocument, brokers: B
     assert any(vouches(m, known.registration, PLACE, before.flush) for m in entries)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(documents(), WISHES, known_brokers())
 def test_i8_c4_c6_whatever_is_settled(
     document: PartitionDocument, wishes: Wishes, brokers: Brokers
@@ -103,7 +103,7 @@ def test_i8_c4_c6_whatever_is_settled(
         assert {m.broker_id for m in after.elr} == last, "D6: the last members stay known"
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(documents(moving=False), known_brokers(stopping=False))
 def test_settle_agrees_with_the_model(document: PartitionDocument, brokers: Brokers) -> None:
     wishes = Wishes(document.min_isr, document.flush)
@@ -173,7 +173,7 @@ def test_l8_d6_i8_any_other_isr(document: PartitionDocument, ids: set[int], epoc
         )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(documents(), WISHES, known_brokers(), st.permutations(range(1, 6)), st.integers(0, 5))
 def test_c9_i8_reassignments(
     document: PartitionDocument,
@@ -207,7 +207,7 @@ REPORTS = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(documents(), known_brokers(), st.lists(REPORTS, max_size=8))
 def test_d8_c7_i8_flagged_elections(
     document: PartitionDocument, brokers: Brokers, reports: list[Report]

@@ -11,7 +11,6 @@ from zmqmq.core.replication.transitions import (
     with_member,
     with_min_isr,
     with_replicas,
-    without_member,
 )
 from zmqmq.core.replication.vouching import Registration, vouches
 
@@ -63,9 +62,9 @@ def test_l8_enough_in_sync_leaves_no_elr() -> None:
 
 def test_l8_who_leaves_below_the_least_is_eligible() -> None:
     document = partition(leader=(1, 1), isr=[(1, 1), (2, 2), (3, 3)])
-    two = without_member(document, 3)
+    two = with_isr(document, document.isr[:2])
     assert (two.isr, two.elr) == (members([(1, 1), (2, 2)]), ())
-    one = without_member(two, 2)
+    one = with_isr(two, two.isr[:1])
     assert (one.isr, one.elr) == (members([(1, 1)]), members([(2, 2)]))
 
 

@@ -76,7 +76,7 @@ class Story:
         return value
 
     def poll(self, *records: tuple[int, bytes], client: str = "c1.1") -> None:
-        self.history.note(client, POLL, Polled(*LOG, records, 1))
+        self.history.note(client, POLL, Polled(*LOG, list(records), 1))
 
     def seek(self, offset: int, client: str = "c1.1") -> None:
         self.history.note(client, SEEK, Position(*LOG, offset))

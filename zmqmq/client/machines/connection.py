@@ -357,10 +357,11 @@ class Connection:
 
     def close(self, now: int, reason: str) -> None:
         """End for good: every call fails, and the broker is told that nobody comes back."""
-        self.is_wanted = self._is_warning = False
+        self._is_warning = False
         if self.phase is Phase.READY:
             self.send_unanswered(Api.PING, {"close": True}, ())
         self.drop(now, reason)
+        self.is_wanted = False
         calls, self._calls = list(self._calls.values()), {}
         self._queue.clear()
         self._next_deadline = NEVER
@@ -415,8 +416,7 @@ class Connection:
         if isinstance(answer, Reply):
             self._take_ping(now, answer)
         elif self.phase is Phase.READY and self._probed_at > self._heard_at:
-            silence = (now - self._heard_at) // SECOND
-            self.drop(now, f"nothing was heard for {silence} s, nor was PING answered")
+            self.drop(now, "PING was not answered, nor anything else")
 
     def _probe_at(self) -> int:
         if not self._sent_count or self._probed_at > self._heard_at:

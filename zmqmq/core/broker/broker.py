@@ -268,6 +268,9 @@ class Broker:
                 self.flushing.begin()
                 if isinstance(log, StorageError):
                     self.outbox.emit(Halt(f"{key.folder} could not be truncated: {log}"))
+                else:
+                    self.following.touch(log)
+                    self.following.pump(now)
             case LogDeleted(key):
                 self.replicas.deleted(now, key)
             case FormatWritten(error):
@@ -305,7 +308,7 @@ class Broker:
             return True
         served = len(self.catalog.partitions) + len(self.catalog.unopened)
         own = self.catalog.by_name.get(OFFSETS_TOPIC)
-        return own is not None and own.state == "ready" and served >= len(self.image.partitions)
+        return own is not None and own.state == "ready" and served >= len(self.replicas.all)
 
     def drain(self) -> None:
         """Take no new work; what was begun is finished."""
@@ -467,8 +470,8 @@ class Broker:
         if known is None:
             topic = self.catalog.by_id.get(topic_id)
             if topic is not None:
+                self.catalog.forget(topic)  # first, so that who waits hears why
                 self.replicas.remove_topic(topic)
-                self.catalog.forget(topic)
                 self.offsets.forget_topic(now, topic)
                 self.topics.gone(topic)
             return
@@ -476,6 +479,7 @@ class Broker:
         for number in self.image.numbers.get(topic_id, ()):
             self.replicas.changed(now, (topic_id, number))
         self.topics.partition_served(topic_id)
+        self.topics.finish_removal(topic_id)
 
     # Membership
 

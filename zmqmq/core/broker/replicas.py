@@ -112,6 +112,8 @@ class Replicas:
         leader = document.leader
         topic.leaders[place[1]] = (leader.broker_id if leader else None, document.leader_epoch)
         replica = self.all.get(place)
+        if replica is not None and replica.log is not None:
+            replica.log.config = topic.config
         if self._identity.broker_id not in document.replicas:
             if replica is not None:
                 self._remove(replica, "this broker is no longer one of its replicas")
@@ -229,6 +231,8 @@ class Replicas:
         if document.leader == me:
             if document.leader_epoch > replica.adopted:
                 self._lead(now, replica, document, revision, me)
+        elif document.leader is not None and document.leader.broker_id == me.broker_id:
+            return  # it leads in a registration that is over, or not known here yet
         elif document.leader is not None and me.broker_epoch:
             self._follow(now, replica, document, document.leader)
         replica.adopted = document.leader_epoch
@@ -254,12 +258,18 @@ class Replicas:
         return document.leader is not None and document.leader == role.document.leader
 
     def remove_topic(self, topic: Topic) -> None:
-        """A topic was deleted: its copies here go, files and all."""
+        """A topic was deleted: its copies here go, files and all.
+
+        Also those that this run has never opened, because a crash had stopped the deletion. Nobody
+        knows by now which they are: where there is none, there is nothing to remove.
+        """
         for number in range(topic.partition_count):
-            replica = self.all.get((topic.id, number))
+            replica, key = self.all.get((topic.id, number)), LogKey(topic.id, number)
             if replica is not None:
-                why = f"topic {topic.name!r} was deleted"
-                self._remove(replica, why)
+                self._remove(replica, f"topic {topic.name!r} was deleted")
+            elif key not in self._going:
+                self._going[key] = None
+                self._outbox.emit(DeleteLog(key))
 
     def end_roles(self) -> None:
         """This broker has a new epoch: whatever it did in the old one is over (L1)."""

@@ -116,6 +116,13 @@ class Topics:
         }[api]
         request = AdminRequest(self._outbox, session, api, correlation)
         try:
+            if not self._identity.epoch:
+                # What is begun in the name of nobody would be taken for left behind.
+                raise refusal(
+                    Code.COORDINATOR_LOADING,
+                    "this broker is not registered yet",
+                    {"retry_after_ms": 200},
+                )
             check(session, request, fields)
         except WireError as error:
             request.refuse(error)
@@ -124,24 +131,36 @@ class Topics:
             self._timers.add(now.ns + TIMEOUT_NS, request)
 
     def tick(self, now: Now) -> None:
-        """Remove what this broker has begun to make or to remove, and the store let it down.
-
-        What others leave behind when they go, the controller removes.
-        """
+        """Go on with what the store let this broker down in."""
         if now.ns < self._look_ns:
             return
         self._look_ns = now.ns + LOOK_NS
-        for topic_id, known in self._image.topics.items():
-            if (
-                known.document.state != "ready"
-                and known.document.maker == self._me
-                and topic_id not in self._making
-            ):
-                self._remove(topic_id, known, lambda _now, _outcome: None)
+        for topic_id in self._image.topics:
+            self.finish_removal(topic_id)
+        if self._identity.is_alone and self._identity.epoch:
+            self.make_own()
+
+    def finish_removal(self, topic_id: bytes) -> None:
+        """Remove a topic that this broker has begun to make or to remove, and has given up.
+
+        What others leave behind when they go, the controller marks as if its broker had made it.
+        """
+        if self._is_given_up(topic_id):
+            known = self._image.topics[topic_id]
+            self._remove(topic_id, known, lambda _now, _outcome: None)
+
+    def _is_given_up(self, topic_id: bytes) -> bool:
+        known = self._image.topics.get(topic_id)
+        return (
+            known is not None
+            and known.document.state != "ready"
+            and known.document.maker == self._me
+            and topic_id not in self._making
+        )
 
     def make_own(self) -> None:
         """Make the topic of committed offsets, unless it is there or being made."""
-        if OFFSETS_TOPIC in self._image.names or self._is_making_own:
+        if OFFSETS_TOPIC in self._image.names or self._is_making_own or not self._identity.epoch:
             return
         brokers = len(candidates(self._image))
         if brokers < self._options.offsets_replicas or not brokers:
@@ -188,6 +207,8 @@ class Topics:
         self._served.pop(topic.id, None)
         for request, _, _ in self._awaited.pop(topic.id, ()):
             request.refuse(refusal(Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was deleted"))
+        if topic.name == OFFSETS_TOPIC and self._identity.is_alone:
+            self.make_own()  # a crash had stopped the making
 
     # METADATA, INIT_PRODUCER
 
@@ -229,6 +250,12 @@ class Topics:
         self._authorize(session, Action.CREATE, name)
         self._check_room(partitions)
         existing = self._catalog.by_name.get(name)
+        if existing is not None and self._is_given_up(existing.id):
+            raise refusal(
+                Code.COORDINATOR_LOADING,
+                f"topic {name!r} could not be made, and what there is of it is being removed",
+                {"retry_after_ms": LOOK_NS // 1_000_000},
+            )
         if existing is not None:
             raise self._exists(existing)
         brokers = len(candidates(self._image))
@@ -280,17 +307,24 @@ class Topics:
                 ).encode(),
             )
 
-        def made(_now: Now, outcome: Commit | StoreError) -> None:
+        def refuse(error: WireError) -> None:
             del self._making[topic_id]
             if name == OFFSETS_TOPIC:
                 self._is_making_own = False
-            if request is None:
-                return
+            if request is not None:
+                request.refuse(error)
+
+        def made(_now: Now, outcome: Commit | StoreError) -> None:
             if isinstance(outcome, StoreError):
-                request.refuse(store_refusal(outcome))
-            elif not outcome.ok:
-                request.refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
-            else:
+                refuse(store_refusal(outcome))
+                return
+            if not outcome.ok:
+                refuse(self._changed(name))
+                return
+            del self._making[topic_id]
+            if name == OFFSETS_TOPIC:
+                self._is_making_own = False
+            if request is not None:
                 fields = _created(topic_id, partitions, replicas, config)
                 self._awaited.setdefault(topic_id, []).append((request, fields, outcome.revision))
                 self.partition_served(topic_id)
@@ -305,6 +339,8 @@ class Topics:
                     return
                 all_steps = [(op, (*conditions, *mine)) for op, conditions in steps]
                 self._commits.begin_all([*all_steps, (document("ready"), mine)], made)
+            elif isinstance(outcome, Commit):
+                refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
             else:
                 made(now, outcome)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from zmqmq.core.meta.keys import (
+    TOPIC_ID_BYTES,
     BrokerKey,
     ControllerKey,
     KeySpace,
@@ -275,7 +276,7 @@ def place_of(text: str) -> Place:
         place = bytes.fromhex(topic), int(number)
     except ValueError:
         place = b"", -1
-    if text_of(place) != text:
+    if len(place[0]) != TOPIC_ID_BYTES or text_of(place) != text:
         raise CorruptDataError(f"live document: 'unvouched' has {text!r}, which is no partition")
     return place
 

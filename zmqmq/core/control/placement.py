@@ -32,8 +32,8 @@ def place_replicas(
     """The replicas of each of these new partitions of a topic, the preferred leader first.
 
     Each partition is given to the brokers that have the fewest, no two in a rack where there are
-    racks enough; its leader is the one of them that is the preferred leader of the fewest. Raises
-    refusal(INVALID_CONFIG).
+    racks enough, in ever different company; its leader is the one of them that is the preferred
+    leader of the fewest. Raises refusal(INVALID_CONFIG).
     """
     brokers = candidates(image)
     if len(brokers) < replicas:
@@ -48,8 +48,10 @@ def place_replicas(
         if first in led:
             led[first] += 1
     racks = {broker_id: _rack(image, broker_id) for broker_id in brokers}
-    # The turn among equals: not all partitions in the same company, and not all topics that are
-    # made before the image shows the first of them on the same brokers.
+    met = {broker_id: dict.fromkeys(brokers, 0) for broker_id in brokers}
+    """How often two are given the same partition: what one leads falls to many when it dies."""
+    # Where the turn begins among equals: topics that are made before the image shows the first of
+    # them do not all go to the same brokers.
     start = int.from_bytes(topic_id[:4], "big")
     placed = []
     for number in numbers:
@@ -61,12 +63,16 @@ def place_replicas(
                 key=lambda b: (
                     used.get(racks[b], 0),
                     held[b],
+                    sum(met[b][other] for other in chosen),
                     (brokers.index(b) - start - number) % len(brokers),
                 ),
             )
             chosen.append(best)
             used[racks[best]] = used.get(racks[best], 0) + 1
             held[best] += 1
+        for broker_id in chosen:
+            for other in chosen:
+                met[broker_id][other] += 1
         leader = min(chosen, key=lambda b: (led[b], chosen.index(b)))
         led[leader] += 1
         placed.append((leader, *(b for b in chosen if b != leader)))

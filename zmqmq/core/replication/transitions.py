@@ -35,11 +35,6 @@ def with_member(document: PartitionDocument, member: Member) -> PartitionDocumen
     return with_isr(document, [*others, member])
 
 
-def without_member(document: PartitionDocument, broker_id: int) -> PartitionDocument:
-    """The document after a replica has left the ISR (L8)."""
-    return with_isr(document, [m for m in document.isr if m.broker_id != broker_id])
-
-
 def with_min_isr(document: PartitionDocument, min_isr: int) -> PartitionDocument:
     """The document with another least ISR (D7).
 

@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 class SimClient:
     """Begins with `start`; its node's restart starts it again, under another name."""
 
-    def __init__(self, stage: Stage, name: str, think_ms: int = 80) -> None:
+    def __init__(self, stage: Stage, name: str, think_ms: int = 100) -> None:
         self.stage = stage
         self.history = stage.history
         self.node = Node(stage.loop, name, stage.chance)

@@ -32,6 +32,8 @@ from zmqmq.wire.apis import Api
 
 POLLS_MAX = 8
 """Batches that it takes at one look."""
+APPETITES = ((2_048, 2_048), (8_192, 8_192), (512, 65_536), (1_048_576, 16_777_216))
+"""What a fetch asks for and what may lie ready; the first two wait until all was read."""
 BACK_MAX = 30
 """How many offsets a seek goes back at most."""
 
@@ -44,7 +46,7 @@ class ConsumingClient(SimClient):
         stage: Stage,
         name: str,
         topics: Mapping[str, int],
-        think_ms: int = 150,
+        think_ms: int = 250,
         *,
         start: PlaceKind = PlaceKind.START,
         group: str | None = None,
@@ -101,6 +103,13 @@ class ConsumingClient(SimClient):
 
     def _noticed(self) -> None:
         """There is news: note where reading begins before anything is read, and look soon."""
+        if len(self._begun) < len(self._consumer.machine.streams):
+            self._note_beginnings()
+        if not (self._is_looking or self.is_stopping):
+            self._is_looking = True
+            self.later(self._look)
+
+    def _note_beginnings(self) -> None:
         for log, position in self._consumer.positions.items():
             if position >= 0 and log not in self._begun:
                 self._begun[log] = None
@@ -109,29 +118,34 @@ class ConsumingClient(SimClient):
                 if asked is not None:
                     assert self._group is not None
                     self.history.end(asked, OK, Resumed(self._group, *log, position))
-        if not (self._is_looking or self.is_stopping):
-            self._is_looking = True
-            self.later(self._look)
 
     def _look(self) -> None:
         self._is_looking = False
+        polled: Polled | None = None
         for _ in range(POLLS_MAX):
             outcome = self._consumer.poll()
             if outcome is None:
-                return
+                break
             if isinstance(outcome, RecordBatch):
-                self._take(outcome)
+                polled = self._take(outcome, polled)
             else:
                 self._refused(outcome)
-        self._noticed()
+                polled = None
+        else:
+            self._noticed()
 
-    def _take(self, batch: RecordBatch) -> None:
+    def _take(self, batch: RecordBatch, before: Polled | None) -> Polled:
+        """Note a batch, together with the one before if that is of the same log."""
         log = batch.topic, batch.partition
         pairs = zip(batch.offsets, batch.values, strict=True)
         records = [(offset, value or b"") for offset, value in pairs]
         self._next[log] = batch.next_offset
-        epoch = batch.header.leader_epoch
-        self.history.note(self.name, POLL, Polled(*log, records, epoch))
+        polled = Polled(*log, records, batch.header.leader_epoch)
+        if before is not None and polled._replace(records=before.records) == before:
+            before.records.extend(records)
+            return before
+        self.history.note(self.name, POLL, polled)
+        return polled
 
     def _refused(self, error: ZmqmqError) -> None:
         """The machine has given up on a partition: begin anew with it."""
@@ -217,10 +231,11 @@ class ConsumingClient(SimClient):
 
     def _draw_options(self) -> ConsumerOptions:
         choice = self.stream.choice
+        fetch_bytes, prefetch_bytes = choice(APPETITES)
         return ConsumerOptions(
             group=self._group,
             auto_commit=False,
-            fetch_bytes=choice((512, 8_192, 1_048_576)),
-            prefetch_bytes=choice((2_048, 65_536, 16_777_216)),
-            max_wait_ms=choice((50, 500, 2_000)),
+            fetch_bytes=fetch_bytes,
+            prefetch_bytes=prefetch_bytes,
+            max_wait_ms=choice((100, 500, 2_000)),
         )

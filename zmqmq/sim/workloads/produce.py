@@ -26,7 +26,7 @@ class ProducingClient(SimClient):
         stage: Stage,
         name: str,
         topics: Mapping[str, int],
-        think_ms: int = 80,
+        think_ms: int = 120,
         *,
         acks: Acks | None = None,
         idempotent: bool | None = None,

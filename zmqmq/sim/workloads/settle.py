@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import Code, WireError, ZmqmqError
 from zmqmq.sim.history import (
     CREATE,
@@ -86,6 +87,9 @@ class DrainingClient(ConsumingClient):
         self._is_looking_at_topic = False
         self._unseen: dict[str, str] | None = None
         """Topics to look at yet, name and label; None: not begun."""
+
+    def _draw_options(self) -> ConsumerOptions:
+        return ConsumerOptions(auto_commit=False)
 
     @property
     def is_done(self) -> bool:

@@ -1,12 +1,9 @@
-"""Which partitions a run of the broker leads, and when it serves them."""
+"""Which partitions a run of the broker leads, when it serves them, and when their logs go."""
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support.world import BROKEN, KEYS, World
 from zmqmq.core.broker.events import CommitMetadata, FlushFiles, OpenLog
-from zmqmq.core.meta.store import UnavailableError
 from zmqmq.core.meta.values import PartitionDocument
 
 
@@ -23,7 +20,7 @@ def test_every_start_leads_with_a_new_epoch() -> None:
 
     assert epochs == [1, 2, 3, 4]
     document = PartitionDocument.decode(world.store.now[KEYS.partition(t.id, 0)].value)
-    assert document.leader == (1, 4)
+    assert document.leader == (1, world.epoch)
     assert client.metadata("t") == {"t": [[1, 4]]}
 
 
@@ -77,23 +74,34 @@ def test_a_log_that_cannot_be_opened_is_offline_and_the_start_goes_on() -> None:
     assert "by order of the test" in topic["partitions"][0]["error"]
 
 
-def test_a_claim_that_the_store_refuses_stops_the_start() -> None:
+def test_a_start_goes_on_when_a_store_that_refused_a_commit_is_back() -> None:
     world = World()
+    t = world.topic("t")
     world.hold(CommitMetadata)
     world.disk = world.disk.kill_state()
     world.start()
+    refused = 0
+    while not world.broker.is_started:
+        world.refuse_commit()  # that it is the controller, then that it leads
+        refused += 1
+        world.advance(1_000)
+        assert not world.broker.is_started
+        world.answer_commit()
 
-    with pytest.raises(UnavailableError):
-        world.refuse_commit()
+    assert refused == 2
+    assert world.partition(t).epoch == 2
 
 
-def test_more_partitions_than_a_commit_holds_are_claimed_in_several() -> None:
+def test_more_partitions_than_a_commit_holds_are_led_in_several() -> None:
     world = World()
     t = world.topic("t", 250)
     world.hold(CommitMetadata)
     world.disk = world.disk.kill_state()
     world.start()
-    assert world.waiting(CommitMetadata) == 3
+    assert world.waiting(CommitMetadata) == 1
+    world.answer_commit()
+    assert world.waiting(CommitMetadata) > 2
+    assert not world.broker.is_started
     world.release(CommitMetadata)
 
     assert world.broker.is_started
