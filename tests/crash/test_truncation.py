@@ -23,10 +23,11 @@ from zmqmq.core.storage.data_directory import (
 )
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.recovery import Checkpoint
+from zmqmq.core.storage.states import states_in
 from zmqmq.sim.disk import SimDisk
 
-STATES = 40
-SEEDS = 12
+STATES = 16
+SEEDS = 8
 
 
 class Parting:
@@ -178,6 +179,7 @@ def check_reset(log: Log, history: History, here: int, start: int) -> None:
     end = log.end_offset
     assert (log.start_offset, end <= here) in ((0, True), (start, False))
     assert history.has(end)
+    assert all(at <= end for at in states_in(log.disk, KEY.folder)), "a state of what is not there"
     assert read_from(log, log.start_offset, end) == between(history, log.start_offset, end)
     known = history.producers(end)
     assert table_of(log.producers).keys() == known.keys()

@@ -86,6 +86,7 @@ class TopicConfig:
             "`fsync`: acks=all means flushed to the disk of every in-sync replica; `replicated`: "
             "in the memory of every in-sync replica.",
             choices=("fsync", "replicated"),
+            live=True,
         ),
     ] = "fsync"
     batch_bytes_max: Annotated[
@@ -103,6 +104,7 @@ class TopicConfig:
         Setting(
             "acks=all is refused while fewer replicas are in sync; 0: replicas - 1, at least 1.",
             maximum=15,
+            live=True,
         ),
     ] = 0
     unclean_election: Annotated[

@@ -9,6 +9,7 @@ from zmqmq.core.broker.events import CommitMetadata, FlushFiles, OpenLog
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.meta.keys import PartitionKey, TopicKey, TopicNameKey
 from zmqmq.core.meta.store import AmbiguousError, UnavailableError
+from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.model.limits import MIB
 from zmqmq.model.topics import TopicConfig
 from zmqmq.wire.apis import Api
@@ -21,6 +22,12 @@ PERHAPS = AmbiguousError("no answer")
 def documents(world: World, kind: type) -> int:
     """How many keys of a kind stand in the store."""
     return sum(isinstance(KEYS.parse(key), kind) for key in world.store.now)
+
+
+def flush_mode(world: World, place: Place) -> str:
+    """The one in force."""
+    document = world.store.now[KEYS.partition(place.id, place.number)].value
+    return PartitionDocument.decode(document).flush
 
 
 # CREATE_TOPIC
@@ -319,13 +326,42 @@ def test_settings_of_a_topic_change_while_it_is_served() -> None:
     assert (config.retention_ms, config.segment_bytes) == (7_200_000, 8192)
 
 
-def test_what_a_topic_keeps_for_life_cannot_be_changed() -> None:
+def test_flush_can_be_changed_and_what_it_promises_holds_from_the_answer_on() -> None:
     world = World()
-    world.topic("t")
-    refused = world.client().alter("t", flush="replicated")
+    t = world.topic("t", flush="replicated")
+    client = world.client()
+    world.hold(FlushFiles)
+    assert client.produce(t, b"memory").outcome == [0]
 
-    assert refused.error == "INVALID_CONFIG"
-    assert "flush cannot be changed later" in refused.detail
+    assert client.alter("t", flush="fsync").error is None
+    sent = client.produce(t, b"disk")
+    assert sent.outcome is None
+    world.end_flush()
+    assert sent.outcome is None  # that flush had begun before
+    world.end_flush()
+    assert sent.outcome == [1]
+    world.advance(1_000)
+    assert flush_mode(world, t) == "fsync"
+
+    assert client.alter("t", flush="replicated").error is None
+    assert client.produce(t, b"memory").outcome == [2]
+    assert flush_mode(world, t) == "replicated"
+
+
+def test_a_topic_flushes_before_it_is_known_for_it() -> None:
+    """D12: else whoever vouches for the disk alone would vouch for what is in memory."""
+    world = World()
+    t = world.topic("t", flush="replicated")
+    client = world.client()
+    world.hold(FlushFiles)
+    assert client.produce(t, b"memory").outcome == [0]
+    assert client.alter("t", flush="fsync").error is None
+    world.advance(1_000)
+    assert flush_mode(world, t) == "replicated"
+
+    world.release(FlushFiles)
+    world.advance(1_000)
+    assert flush_mode(world, t) == "fsync"
 
 
 def test_of_two_who_change_a_topic_at_the_same_time_one_is_refused() -> None:

@@ -65,7 +65,7 @@ class Lookup:
     ) -> None:
         """Find out; `on_done` gets an answer or an error for each question, all at once."""
         self._jobs.append(_Job(questions, deadline, on_done))
-        for topic in {question.topic for question in questions}:
+        for topic in dict.fromkeys(question.topic for question in questions):
             self._routing.want(now, topic)
 
     def pump(self, now: int) -> bool:

@@ -541,7 +541,7 @@ class Broker:
             waiter.expire()
         self.front.tick(now)
         self.leading.tick(now)
-        self.following.pump(now)
+        self.following.tick(now)
         self.membership.tick(now)
         self.controller.tick(now)
         self.topics.tick(now)

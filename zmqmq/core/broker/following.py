@@ -51,6 +51,8 @@ class Following:
         self._leaders: dict[Place, int] = {}
         self._states: dict[Place, int] = {}
         """For which the leader's state of producers was asked, and when (F9)."""
+        self._is_stirred = False
+        """Whether something has happened since `pump` that may let it ask."""
         self.rejected = 0
         """Replies that were not what they should be."""
 
@@ -58,11 +60,13 @@ class Following:
         """A copy begins to follow."""
         leader = follower.document.leader
         assert leader is not None
+        self._is_stirred = True
         self._leaders[follower.place] = leader.broker_id
         self._fetcher(leader.broker_id).follow(follower)
 
     def drop(self, place: Place) -> None:
         """It follows no more."""
+        self._is_stirred = True
         leader = self._leaders.pop(place, None)
         self._states.pop(place, None)
         if leader is not None:
@@ -75,6 +79,7 @@ class Following:
 
     def linked(self, broker_id: int, *, is_up: bool) -> None:
         """A connection came up or went away."""
+        self._is_stirred = True
         fetcher = self._fetchers.get(broker_id)
         if fetcher is not None:
             fetcher.link(is_up=is_up)
@@ -84,10 +89,19 @@ class Following:
         place = (log.key.topic_id, log.key.partition)
         leader = self._leaders.get(place)
         if leader is not None:
+            self._is_stirred = True
             self._fetchers[leader].touch(place)
+
+    def tick(self, now: Now) -> None:
+        """Time went by: what waited for that, or was not answered, is asked again."""
+        self._is_stirred = True
+        self.pump(now)
 
     def pump(self, now: Now) -> None:
         """Ask whoever can be asked."""
+        if not self._is_stirred:
+            return
+        self._is_stirred = False
         for broker_id, fetcher in self._fetchers.items():
             correlation = self._peers.next_correlation()
             request = fetcher.next_request(now.ns, correlation)
@@ -107,6 +121,7 @@ class Following:
         fetcher = self._fetchers.get(broker_id)
         if fetcher is None:
             return
+        self._is_stirred = True
         to, error, session, run, stamp, rows = _read_reply(fields)
         reply = Reply(to, error, session, run, stamp, [Answer.decode(row) for row in rows])
         for taken in fetcher.take(now.ns, correlation, reply, bodies):

@@ -50,8 +50,6 @@ _read_delete = reader(REQUESTS[Api.DELETE_TOPIC])
 TIMEOUT_NS: Final = 60 * 10**9
 LOOK_NS: Final = 10**9
 """How often to look for what was left half done."""
-_FIXED: Final = frozenset({"flush"})
-"""Settings that a topic keeps for life."""
 
 OFFSETS_CONFIG: Final[Mapping[str, int | str]] = {
     "cleanup": "compact",
@@ -221,6 +219,12 @@ class Topics:
         topics: list[Fields] = []
         for name in dict.fromkeys(names):
             try:
+                if name == OFFSETS_TOPIC and name not in self._image.names:
+                    # Made when somebody first needs it: by then the cluster is complete.
+                    self.make_own()
+                    raise refusal(
+                        Code.COORDINATOR_LOADING, "it is being made", {"retry_after_ms": 200}
+                    )
                 topic = self._catalog.topic(name)
                 if not authorize(session.principal, Action.DESCRIBE, "topic", name):
                     raise refusal(Code.DENIED, f"may not describe {name!r}")
@@ -255,6 +259,16 @@ class Topics:
                 Code.COORDINATOR_LOADING,
                 f"topic {name!r} could not be made, and what there is of it is being removed",
                 {"retry_after_ms": LOOK_NS // 1_000_000},
+            )
+        if (
+            existing is not None
+            and existing.state == "creating"
+            and existing.id not in self._making
+        ):
+            raise refusal(
+                Code.COORDINATOR_LOADING,
+                f"topic {name!r} is being made by another broker; it may yet fail",
+                {"retry_after_ms": 200},
             )
         if existing is not None:
             raise self._exists(existing)
@@ -389,12 +403,6 @@ class Topics:
         self._authorize(session, Action.ALTER, name)
         if name.startswith(INTERNAL_PREFIX):
             raise refusal(Code.DENIED, f"topic {name!r} is the broker's own")
-        fixed = _FIXED & set(changes or {})
-        if fixed:
-            raise refusal(
-                Code.INVALID_CONFIG,
-                f"{', '.join(sorted(fixed))} cannot be changed later; make another topic",
-            )
         overrides: dict[str, Any] = {**topic.overrides, **(changes or {})}
         config, kept = self._configured(overrides)
         _check_min_isr(name, config, topic.replicas)
