@@ -7,7 +7,7 @@ network, the loop and the disk of the simulation. The machine of the broker is t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from zmqmq.client.machines.effects import Link
@@ -37,8 +37,6 @@ from zmqmq.core.broker.events import (
     ReadCold,
     Received,
     Register,
-    Registered,
-    RegistrationLost,
     RouteLost,
     Send,
     Ticked,
@@ -47,10 +45,8 @@ from zmqmq.core.broker.events import (
     WriteFormat,
 )
 from zmqmq.core.broker.identity import Identity
-from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import OWN_LEASE, Commit, If, Put, StoreError
-from zmqmq.core.meta.values import LiveDocument
+from zmqmq.core.meta.store import KV
 from zmqmq.core.storage.data_directory import (
     Format,
     quarantine,
@@ -61,18 +57,18 @@ from zmqmq.core.storage.data_directory import (
 )
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Flush, Log
-from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.core.storage.truncation import cut, lowered
 from zmqmq.errors import StorageError
 from zmqmq.model.now import Now
-from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.chance import Chance, happens
 from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.follower_of_store import StoreFollower
+from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.housekeeper import Housekeeper
 from zmqmq.sim.network import Listener, Network, Wire
-from zmqmq.sim.node import MS, SECOND, Node
+from zmqmq.sim.node import MS, Node
+from zmqmq.sim.registrar import Registrar
 from zmqmq.sim.store import Store
 from zmqmq.sim.trace import Trace
 
@@ -80,31 +76,8 @@ CLUSTER: Final = bytes(range(16))
 KEYS: Final = KeySpace.of_cluster("sim")
 TICK_NS: Final = 50 * MS
 STOP_LOOK_NS: Final = 20 * MS
-REGISTER_AGAIN_NS: Final = 200 * MS
 SYNC_AT_ONCE_PARTS: Final = 500_000
 """How often a flush reaches the disk when it begins, and how often only when it ends."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
-    """How the machines of a simulation are set up; drawn from its seed."""
-
-    lease_ns: int = 3 * SECOND
-    checkpoint_ns: int = 2 * SECOND
-    retention_ns: int = 3 * SECOND
-    flush_ns: tuple[int, int] = (100_000, 1 * MS)
-    """A flush takes from the first to the sum of both."""
-    restart_ns: int = 500 * MS
-    """What a supervisor waits before it starts a broker that has stopped."""
-    serving: ServingOptions = field(
-        default_factory=lambda: ServingOptions(offsets_partitions=2, offsets_replicas=3)
-    )
-    storage: StorageOptions = field(
-        default_factory=lambda: StorageOptions(
-            index_interval_bytes=512, allocate_bytes=4096, free_bytes_min=0
-        )
-    )
-    topics: TopicConfig = field(default_factory=TopicConfig)
 
 
 class BrokerHost:
@@ -187,8 +160,9 @@ class BrokerHost:
         self._listeners["peers"] = self._network.listen(
             self.node, self.peers_address, _Door(self, PeerAsked)
         )
-        self._instance = identity.instance
-        self._registering: LiveDocument | None = None
+        self._registrar = Registrar(
+            self._client, KEYS.live(self.broker_id), self.options.lease_ns, self._feed
+        )
         self._follower = StoreFollower(self._client, KEYS.prefix, self._follow_begun, self._feed)
         self.housekeeper = Housekeeper(self, self.node, options, self._stream)
         self._tick()
@@ -280,7 +254,7 @@ class BrokerHost:
     def _draw_id(self) -> bytes:
         return self._ids.randrange(1 << 128).to_bytes(16, "big")
 
-    def _follow_begun(self, items: Sequence, revision: int) -> None:  # type: ignore[type-arg]
+    def _follow_begun(self, items: Sequence[KV], revision: int) -> None:
         broker = self.broker
         assert broker is not None
         self._carry_out(broker.start(self._now(), items, revision))
@@ -321,10 +295,12 @@ class BrokerHost:
             case WriteFormat():
                 self._later(self._write_format, effect)
             case Register(document):
-                self._registering = document
-                self._register()
+                self._registrar.register(document)
             case Unregister():
-                self._unregister()
+                self._registrar.unregister()
+                if self.is_stopping:
+                    self._trace.event(self.node.loop.now, self.node.name, "has stopped")
+                    self.crash()
             case LinkPeer(broker_id, address):
                 self._link(broker_id, address)
             case Halt(reason):
@@ -445,64 +421,6 @@ class BrokerHost:
         if address is not None:
             end = _Link(self, broker_id)
             self._links[broker_id] = self._network.connect(self.node, address, end)
-
-    # The registration
-
-    def _register(self) -> None:
-        """Get a lease, then put the live key on it; tried again until it is there."""
-        document = self._registering
-        if document is None or self.broker is None:
-            return
-        own = self._client.own
-        if own is not None and own.is_alive:
-            self._put_live_key(document)
-        else:
-            self._client.session(
-                self.options.lease_ns, lambda _: self._put_live_key(document), self._lease_lost
-            )
-
-    def _put_live_key(self, document: LiveDocument) -> None:
-        key = KEYS.live(self.broker_id)
-        put = Put(key, document.encode(), OWN_LEASE)
-
-        def answered(outcome: Commit | StoreError) -> None:
-            if self._registering is not document:
-                return
-            own = self._client.own
-            assert own is not None
-            if isinstance(outcome, Commit):
-                kv = outcome.current.get(key)
-                if outcome.ok:
-                    self._registered(outcome.revision)
-                    return
-                if kv is not None and kv.lease == own.lease and own.is_alive:
-                    self._registered(kv.create_revision)  # an attempt whose answer was lost
-                    return
-            self._register_again()
-
-        self._client.commit([put], [If(key, "create", "==", 0)], answered)
-
-    def _registered(self, epoch: int) -> None:
-        self._registering = None
-        self._feed(Registered(epoch))
-
-    def _register_again(self) -> None:
-        self.node.call_at(self.node.monotonic_ns() + REGISTER_AGAIN_NS, self._register)
-
-    def _lease_lost(self, reason: str) -> None:
-        if self._registering is not None:
-            self._register_again()
-        else:
-            self._feed(RegistrationLost(reason))
-
-    def _unregister(self) -> None:
-        self._registering = None
-        own = self._client.own
-        if own is not None:
-            own.revoke()
-        if self.is_stopping:
-            self._trace.event(self.node.loop.now, self.node.name, "has stopped")
-            self.crash()
 
 
 class _Door:

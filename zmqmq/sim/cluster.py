@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from zmqmq.sim.broker_host import BrokerHost, HostOptions
+from zmqmq.sim.broker_host import BrokerHost
 from zmqmq.sim.chance import Chance
 from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.history import History
+from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.links import Weather
 from zmqmq.sim.loop import Loop
 from zmqmq.sim.network import Network

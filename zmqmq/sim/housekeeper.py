@@ -3,28 +3,43 @@ threads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import contextlib
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from zmqmq.core.broker.events import BurstEnded
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.events import BurstEnded, Event
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.data_directory import write_checkpoints
 from zmqmq.core.storage.log import unlink
+from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.core.storage.retention import retained_start, should_roll
 from zmqmq.errors import StorageError, ZmqmqError
 from zmqmq.sim.chance import Stream
+from zmqmq.sim.disk import SimDisk
+from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.node import Node
-
-if TYPE_CHECKING:
-    from zmqmq.sim.broker_host import BrokerHost, HostOptions
 
 JITTER: Final = 4
 """A period is up to a quarter longer than it is set."""
 
 
+class Host(Protocol):
+    """The machine that it is on."""
+
+    broker: Broker | None
+    disk: SimDisk
+    checkpoints: dict[str, Checkpoint]
+
+    def feed(self, event: Event) -> None:
+        """Hand an event to the broker."""
+        ...
+
+
 class Housekeeper:
     """Lives as long as its process."""
 
-    def __init__(self, host: BrokerHost, node: Node, options: HostOptions, stream: Stream) -> None:
+    def __init__(self, host: Host, node: Node, options: HostOptions, stream: Stream) -> None:
         self._host = host
         self._node = node
         self._options = options
@@ -60,7 +75,7 @@ class Housekeeper:
             if row is not None:
                 log.note_checkpoint(row.recovery_point, row.high_watermark)
 
-    def _every(self, period: int, work) -> None:  # type: ignore[no-untyped-def]
+    def _every(self, period: int, work: Callable[[], None]) -> None:
         def go() -> None:
             if self._is_stopped:
                 return
@@ -108,7 +123,6 @@ class Housekeeper:
             return
         self.write()
         for log, count in doomed:
-            try:
+            # Those that stay stand below the start: the next start removes them.
+            with contextlib.suppress(StorageError):
                 unlink(self._host.disk, log.key.folder, log.release_doomed(count))
-            except StorageError:
-                pass  # they stand below the start: the next start removes them

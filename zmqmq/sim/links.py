@@ -120,6 +120,7 @@ class Line:
         "_last",
         "_late_at",
         "_loop",
+        "_name",
         "_node",
         "_number",
         "_sink",
@@ -135,6 +136,7 @@ class Line:
         loop: Loop,
         trace: Trace,
         number: int,
+        name: str,
         path: Path,
         node: Owner,
         sink: Callable[[Frames], object],
@@ -147,6 +149,7 @@ class Line:
         self._loop = loop
         self._trace = trace
         self._number = number
+        self._name = name
         self._node = node
         self._sink = sink
         self._ended = ended
@@ -199,11 +202,14 @@ class Line:
         if frames is None:
             self._ended()
         elif self.fate is Fate.DELIVERED:
-            self._trace.message(self._loop.now, self._number, frames)
-            self._sink(frames)
+            self._hand_over(frames)
         elif self.fate is Fate.LATE:
-            self._loop.post(self._late_at, self._node, self._deliver_late, frames)
+            self._loop.post(self._late_at, self._node, self._hand_over, frames)
 
-    def _deliver_late(self, frames: Frames) -> None:
-        self._trace.message(self._loop.now, self._number, frames)
+    def _hand_over(self, frames: Frames) -> None:
+        trace, now = self._trace, self._loop.now
+        trace.message(now, self._number, frames)
+        if trace.wants_lines:
+            late = "" if self.fate is Fate.DELIVERED else "late: "
+            trace.line(now, self._name, late + trace.describe(frames))
         self._sink(frames)

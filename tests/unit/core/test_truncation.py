@@ -10,7 +10,8 @@ from tests.support.lineages import FollowerLog, batch_at, between, check_same, e
 from tests.support.log_driver import CONFIG, KEY, History, read_from, table_of
 from zmqmq.batch.layout import unpack_header
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
-from zmqmq.core.storage.reading import place, take
+from zmqmq.core.storage.log import unlink
+from zmqmq.core.storage.reading import place, read, take
 from zmqmq.core.storage.segment import INDEX_SUFFIX, LOG_SUFFIX, STATE_SUFFIX, base_of
 from zmqmq.core.storage.states import State, pack_state, unpack_state
 from zmqmq.core.storage.truncation import cut
@@ -247,6 +248,47 @@ def test_what_a_compaction_had_begun_is_not_put_in_place() -> None:
     compaction.install(log, results)
 
     check_same(log, history, 10)
+
+
+def test_what_a_compaction_had_joined_does_not_take_new_files_with_it() -> None:
+    """They were to be unlinked after the next checkpoint; by then others have their names."""
+    config = TopicConfig(segment_bytes=1200, cleanup="compact", compact_lag_ms=0)
+    history = History()
+    for number in range(30):
+        data = batch_at(number, values=(b"y" * 200,))
+        history.add(unpack_header(data), data)
+    follower = FollowerLog(SimDisk(), config=config)
+    follower.copy(history, 30)
+    follower.flush()
+    follower.checkpoint(30)
+    log = follower.log
+    bases = [segment.base_offset for segment in log.segments]
+    log.doomed.append(log.segments[2])  # as `replace_segments` does with those that were joined
+
+    follower.cut(bases[1])
+    follower.copy(history, 30)
+    follower.flush()
+    follower.checkpoint(30)
+    unlink(follower.disk, KEY.folder, log.release_doomed(len(log.doomed)))
+
+    assert [segment.base_offset for segment in log.segments] == bases
+    check_same(FollowerLog(follower.disk.kill_state()).log, history, 30)
+
+
+def test_readers_do_not_go_on_where_the_old_batches_were() -> None:
+    old, new, parted = lineages()
+    follower = follower_of(old, committed=parted, config=TopicConfig())
+    log = follower.log
+    offset = new.batches[COMMON + 2].header.base_offset
+    old_offset = old.batches[COMMON + 4].header.base_offset
+    read(log, 0, 1 << 20, old_offset)
+    assert old_offset in log.hints
+
+    follower.cut(parted)
+    follower.copy(new, new.end)
+
+    assert old_offset not in log.hints
+    assert read_from(log, offset, new.end) == between(new, offset, new.end)
 
 
 # Beginning anew

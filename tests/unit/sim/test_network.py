@@ -503,6 +503,28 @@ def test_removing_a_fault_leaves_the_delays_elsewhere_as_they_were() -> None:
     assert times(with_fault=True) == times(with_fault=False)
 
 
+def test_lines_say_who_got_what_and_do_not_change_the_run() -> None:
+    def run(trace: Trace) -> Trace:
+        world = World()
+        world.network.trace = world.trace = trace
+        trace.describe = lambda frames: b" ".join(frames).decode()
+        world.run(10 * MS)
+        world.wire.send([b"hello", b"there"])
+        world.run(10 * MS)
+        world.network.cut("b1", "c1")
+        return trace
+
+    with_lines = run(Trace(keep=10))
+
+    assert [line.partition(" ")[2] for line in with_lines.lines] == [
+        "c1 connected to b1:9001",
+        "b1 < c1 hello there",
+        "c1 < b1 re: hello there",
+        "network cut b1<>c1",
+    ]
+    assert with_lines.digest() == run(Trace()).digest()
+
+
 def test_one_seed_one_history() -> None:
     assert busy_run(1) == busy_run(1)
     assert busy_run(1) != busy_run(2)

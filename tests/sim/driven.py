@@ -1,0 +1,671 @@
+"""A simulated cluster that a test directs by hand: which message, commit, flush or change of the
+metadata comes when, and who leads.
+
+Everything in it is the real thing (zmqmq/sim/cluster.py). Nobody holds elections until `finish`:
+the office of the controller is taken, and the test writes what a controller might write. `finish`
+ends all trouble, lets the real controllers work, and looks at what the clients saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from zmqmq.batch.decode import check_batch
+from zmqmq.client.options import Acks, ProducerOptions
+from zmqmq.core.broker.events import (
+    CommitMetadata,
+    Effect,
+    Event,
+    FlushFiles,
+    MetadataChanged,
+    MetadataCommitted,
+    PeerAnswered,
+    PeerAsked,
+    Received,
+    Register,
+)
+from zmqmq.core.broker.replica import Phase, Replica
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.keys import LiveKey, TopicNameKey
+from zmqmq.core.meta.store import AmbiguousError, Commit, Delete, Op, Put, StoreError
+from zmqmq.core.meta.values import (
+    ControllerDocument,
+    PartitionDocument,
+    TopicNameDocument,
+)
+from zmqmq.core.replication.follower import Follower
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.replication.transitions import with_isr
+from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.reading import read
+from zmqmq.errors import ZmqmqError
+from zmqmq.model.limits import MIB
+from zmqmq.sim.broker_host import KEYS, BrokerHost, HostOptions
+from zmqmq.sim.checkers import check
+from zmqmq.sim.client_host import SimProducer
+from zmqmq.sim.cluster import Cluster, ClusterOptions
+from zmqmq.sim.disk import SimDisk
+from zmqmq.sim.history import END, FAIL, OK, SEND, Sending, Stored, make_value
+from zmqmq.sim.links import Weather
+from zmqmq.sim.node import MS, SECOND, Node
+from zmqmq.sim.trace import Trace
+from zmqmq.sim.workloads.base import SimClient, Stage, type_of
+from zmqmq.sim.workloads.settle import DrainingClient
+from zmqmq.wire.apis import Api
+from zmqmq.wire.frame import decode_header, decode_reply_header
+from zmqmq.wire.peers import PeerApi
+
+TOPIC: Final = "t"
+NOBODY: Final = 99
+"""The broker that is said to be the controller."""
+PATIENCE: Final = 30 * SECOND
+STILL: Final = Weather(base=1 * MS, spread=0, spike_parts=0)
+
+
+class WorstLuck(Random):
+    """For a power cut that leaves exactly what was flushed."""
+
+    def random(self) -> float:
+        return 0.999_999
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+
+class Held:
+    """Messages that were on their way and are kept back."""
+
+    def __init__(self, host: DrivenHost, matches: Callable[[Event, int, PeerApi], bool]) -> None:
+        self._host = host
+        self.matches = matches
+        self.messages: list[Event] = []
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def deliver(self, *, keep: bool = False) -> None:
+        """Let them arrive; with `keep` a copy of each stays here, to arrive again."""
+        messages, self.messages = self.messages, self.messages if keep else []
+        for message in messages:
+            self._host.let_in(message)
+
+    def drop(self) -> None:
+        """Lose them."""
+        self.messages.clear()
+
+    def end(self) -> None:
+        """Keep back nothing more; what was kept back arrives."""
+        self._host.gates.remove(self)
+        self.deliver()
+
+
+class HeldCommit:
+    """A commit that a broker has sent, and that has not reached the store."""
+
+    def __init__(self, host: DrivenHost, effect: CommitMetadata) -> None:
+        self._host = host
+        self._effect = effect
+        self.outcome: Commit | None = None
+
+    @property
+    def document(self) -> PartitionDocument:
+        """What it would write."""
+        op = self._effect.ops[0]
+        assert isinstance(op, Put)
+        return PartitionDocument.decode(op.value)
+
+    def land(self) -> Commit:
+        """It reaches the store; the broker hears nothing of it yet."""
+        self.outcome = self._host.world.store.commit(self._effect.ops, self._effect.ifs)
+        return self.outcome
+
+    def answer(self) -> None:
+        """The broker hears what became of it."""
+        assert self.outcome is not None
+        self._host.feed(MetadataCommitted(self._effect.token, self.outcome))
+
+    def time_out(self) -> None:
+        """The broker hears nothing, and gives up waiting; it may land yet."""
+        self._tell(AmbiguousError("no answer, by order of the test"))
+
+    def go(self) -> None:
+        """It lands and is answered."""
+        self.land()
+        self.answer()
+
+    def _tell(self, error: StoreError) -> None:
+        self._host.feed(MetadataCommitted(self._effect.token, error))
+
+
+class DrivenHost(BrokerHost):
+    """A broker of which the test can keep things back."""
+
+    world: Driven
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open_gates()
+
+    def _open_gates(self) -> None:
+        self.gates: list[Held] = []
+        self.is_blind = False
+        """Whether it hears nothing of the metadata, but for the answers to its commits."""
+        self._unseen: list[MetadataChanged] = []
+        self.holds_commits = False
+        self.commits: list[HeldCommit] = []
+        self.holds_flushes = False
+        self._flushes: list[FlushFiles] = []
+        self.is_kept_out = False
+        """Whether it may not register."""
+        self._registration: Register | None = None
+
+    def start(self) -> None:
+        """As ever; nothing is kept back from a new process but what is said after that."""
+        kept_out = self.is_kept_out
+        self._open_gates()
+        self.is_kept_out = kept_out
+        super().start()
+
+    def crash(self, *, power_cut: bool = False) -> None:
+        """As ever, with the worst that the end of the power can do to unflushed data."""
+        self.node.crash(power_cut=power_cut)
+        self.broker = None
+        if power_cut:
+            self.disk = self.disk.power_cut(WorstLuck())
+
+    def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
+        """Keep it back, or let it in."""
+        for gate in self.gates:
+            if self._is_held(gate, event):
+                gate.messages.append(event)
+                return
+        super().arrived(event)
+
+    def let_in(self, event: Event) -> None:
+        """What was kept back arrives."""
+        assert isinstance(event, Received | PeerAsked | PeerAnswered)
+        super().arrived(event)
+
+    def see(self) -> None:
+        """It hears what it has missed, and from now on everything."""
+        self.is_blind = False
+        unseen, self._unseen = self._unseen, []
+        for event in unseen:
+            super()._feed(event)
+
+    def flush(self) -> None:
+        """Flushes that were kept back happen; so do others from now on."""
+        self.holds_flushes = False
+        flushes, self._flushes = self._flushes, []
+        for effect in flushes:
+            super()._flush(effect)
+
+    def let_register(self) -> None:
+        """It may register again."""
+        self.is_kept_out = False
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            super()._do(registration)
+
+    def _is_held(self, gate: Held, event: Event) -> bool:
+        if isinstance(event, PeerAsked):
+            number, _, _, fields = decode_header(bytes(event.frames[0]))
+            return gate.matches(event, int(fields["broker"]), PeerApi(number))
+        if isinstance(event, PeerAnswered):
+            number, _, _, _ = decode_reply_header(bytes(event.frames[0]))
+            return gate.matches(event, event.broker_id, PeerApi(number))
+        return False
+
+    def _feed(self, event: Event) -> None:
+        if self.is_blind and isinstance(event, MetadataChanged):
+            self._unseen.append(event)
+        else:
+            super()._feed(event)
+
+    def _do(self, effect: Effect) -> None:
+        if isinstance(effect, CommitMetadata) and self.holds_commits:
+            self.commits.append(HeldCommit(self, effect))
+        elif isinstance(effect, Register) and self.is_kept_out:
+            self._registration = effect
+        else:
+            super()._do(effect)
+
+    def _flush(self, effect: FlushFiles) -> None:
+        if self.holds_flushes:
+            self._flushes.append(effect)
+        else:
+            super()._flush(effect)
+
+
+class _Cluster(Cluster):
+    def _host(self, number: int) -> BrokerHost:
+        node = Node(self.loop, f"b{number}", self.chance)
+        return DrivenHost(
+            number,
+            node,
+            self.network,
+            self.store,
+            self.chance,
+            self.trace,
+            self.options.hosts,
+            SimDisk(keeps_history=False),
+        )
+
+
+@dataclass
+class Sent:
+    """A record that a client has sent."""
+
+    value: bytes
+    asked: int
+    outcome: tuple[int, int] | ZmqmqError | None = None
+    """Partition and offset, or the error; None: nothing yet."""
+
+    @property
+    def is_acked(self) -> bool:
+        return isinstance(self.outcome, tuple)
+
+
+class Hand(SimClient):
+    """A client that does what the test says."""
+
+    def __init__(self, stage: Stage, name: str, options: ProducerOptions) -> None:
+        super().__init__(stage, name)
+        self._request_timeout_ms = 10_000
+        self._options = options
+        self._number = 0
+        self._unanswered: dict[int, None] = {}
+        self.producer: SimProducer
+
+    @property
+    def is_idle(self) -> bool:
+        return super().is_idle or not self._unanswered
+
+    def begin(self) -> None:
+        self._unanswered.clear()
+        self.producer = self.host.producer(self._options, TOPIC)
+
+    def send(self, text: bytes = b"") -> Sent:
+        """Send a record to partition 0."""
+        self._number += 1
+        value = make_value(self.name, self._number, text)
+        options = self._options
+        asking = Sending(TOPIC, 0, value, options.wire_acks, options.idempotent)
+        sent = Sent(value, self.history.invoke(self.name, SEND, asking))
+        self._unanswered[sent.asked] = None
+        assert self.producer.send(TOPIC, value, None, partial(self._settled, sent), 0)
+        return sent
+
+    def _settled(self, sent: Sent, outcome: tuple[int, int] | ZmqmqError) -> None:
+        del self._unanswered[sent.asked]
+        sent.outcome = outcome
+        if isinstance(outcome, ZmqmqError):
+            self.history.end(sent.asked, type_of(outcome), str(outcome))
+        else:
+            self.history.end(sent.asked, OK, Stored(TOPIC, *outcome))
+
+    def ask_end(self) -> list[int | ZmqmqError]:
+        """Ask where the log ends; the list gets the answer."""
+        answers: list[int | ZmqmqError] = []
+        self.ask_offset(END, TOPIC, 0, answers.append)
+        return answers
+
+
+class Driven:
+    """Three brokers, unless said otherwise, and one partition: b1 leads it, all are in sync."""
+
+    def __init__(
+        self,
+        *,
+        brokers: int = 3,
+        replicas: int | None = None,
+        flush: str = "fsync",
+        min_isr: int = 2,
+        config: Mapping[str, object] | None = None,
+        hosts: HostOptions | None = None,
+        seed: int = 1,
+    ) -> None:
+        trace = Trace(keep=400)
+        options = ClusterOptions(brokers=brokers, weather=STILL, hosts=hosts or HostOptions())
+        self.cluster = cluster = _Cluster(seed, options, trace)
+        self.trace = trace
+        self.loop, self.store, self.network = cluster.loop, cluster.store, cluster.network
+        self.hosts: dict[int, DrivenHost] = {}
+        for host in cluster.hosts:
+            assert isinstance(host, DrivenHost)
+            host.world = self
+            self.hosts[host.broker_id] = host
+        office = ControllerDocument(broker_id=NOBODY, broker_epoch=1)
+        self.store.commit([Put(KEYS.controller, office.encode())], [])
+        self.hands: dict[str, Hand] = {}
+        cluster.start()
+        self._create(
+            replicas or brokers,
+            {"flush": flush, "min_isr": min_isr, **(config or {})},
+        )
+
+    def _create(self, replicas: int, config: Mapping[str, object]) -> None:
+        self.until(lambda: all(self._is_up(i) for i in self.hosts), "all brokers are up")
+        hand = self.hand("p1")
+        answers: list[object] = []
+        fields = {"topic": TOPIC, "partitions": 1, "replicas": replicas, "config": dict(config)}
+        hand.host.call(Api.CREATE_TOPIC, fields, answers.append)
+        self.until(lambda: answers, "the topic is made")
+        assert isinstance(answers[0], dict), answers
+        name = self.store.keys.get(KEYS.topic_name(TOPIC))
+        assert name is not None
+        self.topic_id = TopicNameDocument.decode(name.value).topic_id
+        order = tuple(sorted(self.document.replicas))
+        self.write(
+            replace(
+                self.document,
+                replicas=order,
+                isr=tuple(self.member(i) for i in order),
+                leader=self.member(order[0]),
+                leader_epoch=self.document.leader_epoch + 1,
+            )
+        )
+        self.until(lambda: all(self.role(i) is not None for i in order), "all have their roles")
+        self.until(
+            lambda: (
+                all(m in self.leading(1).isr.followers for m in order[1:])
+                and all(self.following(i).high_watermark == 0 for i in order[1:])
+            ),
+            "all have fetched",
+        )
+
+    # Time
+
+    def run(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self.loop.run_until(self.loop.now + int(seconds * SECOND))
+
+    def until(self, condition: Callable[[], object], what: str = "", within: int = PATIENCE) -> None:
+        """Let time go by until that is so."""
+        end = self.loop.now + within
+        while not condition():
+            assert self.loop.now < end and self.loop.step(), f"it never came about that {what}"
+
+    def never(self, condition: Callable[[], object], what: str, seconds: float = 1) -> None:
+        """Let time go by, in which that is never so."""
+        end = self.loop.now + int(seconds * SECOND)
+        while self.loop.now < end and self.loop.step():
+            assert not condition(), f"it must not be that {what}"
+
+    # Brokers
+
+    def member(self, broker_id: int) -> Member:
+        """The run that is registered."""
+        kv = self.store.keys.get(KEYS.live(broker_id))
+        assert kv is not None, f"broker {broker_id} is not registered"
+        return Member(broker_id, kv.create_revision)
+
+    def is_registered(self, broker_id: int) -> bool:
+        return self.store.keys.get(KEYS.live(broker_id)) is not None
+
+    def replica(self, broker_id: int) -> Replica | None:
+        broker = self.hosts[broker_id].broker
+        return None if broker is None else broker.replicas.all.get((self.topic_id, 0))
+
+    def role(self, broker_id: int) -> Partition | Follower | None:
+        replica = self.replica(broker_id)
+        return None if replica is None else replica.role
+
+    def leading(self, broker_id: int) -> Partition:
+        role = self.role(broker_id)
+        assert isinstance(role, Partition), f"broker {broker_id} does not lead"
+        return role
+
+    def following(self, broker_id: int) -> Follower:
+        role = self.role(broker_id)
+        assert isinstance(role, Follower), f"broker {broker_id} does not follow"
+        return role
+
+    def is_leading(self, broker_id: int, epoch: int | None = None) -> bool:
+        role = self.role(broker_id)
+        return isinstance(role, Partition) and epoch in (None, role.epoch)
+
+    def is_following(self, broker_id: int, leader: int) -> bool:
+        role = self.role(broker_id)
+        return (
+            isinstance(role, Follower)
+            and role.leader.broker_id == leader
+            and role.epoch == self.document.leader_epoch
+        )
+
+    def log(self, broker_id: int) -> Log:
+        replica = self.replica(broker_id)
+        assert replica is not None
+        assert replica.log is not None
+        return replica.log
+
+    def end(self, broker_id: int) -> int:
+        """Where its log ends; -1: it has none that is open."""
+        replica = self.replica(broker_id)
+        return -1 if replica is None or replica.log is None else replica.log.end_offset
+
+    def high_watermark(self, broker_id: int) -> int:
+        replica = self.replica(broker_id)
+        return -1 if replica is None else replica.high_watermark
+
+    def batches(self, broker_id: int) -> list[tuple[int, int]]:
+        """(leader epoch, base offset) of every batch."""
+        log, found = self.log(broker_id), []
+        offset = log.start_offset
+        while offset < log.written_end:
+            data, at = memoryview(read(log, offset, MIB, log.written_end)), 0
+            while at < len(data):
+                header = check_batch(data, at, log.seed)
+                found.append((header.leader_epoch, header.base_offset))
+                at, offset = at + header.size, header.next_offset
+        return found
+
+    def kill(self, *broker_ids: int) -> None:
+        for broker_id in broker_ids:
+            self.hosts[broker_id].crash()
+
+    def power_cut(self, *broker_ids: int) -> None:
+        """Exactly what was flushed is left."""
+        for broker_id in broker_ids:
+            self.hosts[broker_id].crash(power_cut=True)
+
+    def restart(self, *broker_ids: int, until_up: bool = True) -> None:
+        """Start these again; their old registrations are over at once."""
+        for broker_id in broker_ids:
+            self.store.expire(f"b{broker_id}")
+            self.hosts[broker_id].restart()
+        if until_up:
+            for broker_id in broker_ids:
+                self.until_up(broker_id)
+
+    def until_up(self, broker_id: int) -> None:
+        self.until(lambda: self._is_up(broker_id), f"broker {broker_id} is registered")
+
+    def fence(self, *broker_ids: int) -> None:
+        """Take their registrations away; they may not come back yet (D11)."""
+        for broker_id in broker_ids:
+            self.hosts[broker_id].is_kept_out = True
+            self.store.commit([Delete(KEYS.live(broker_id))], [])
+
+    def let_register(self, *broker_ids: int) -> None:
+        for broker_id in broker_ids:
+            self.hosts[broker_id].let_register()
+        for broker_id in broker_ids:
+            self.until_up(broker_id)
+
+    def blind(self, *broker_ids: int) -> None:
+        """They hear nothing of the metadata from now on."""
+        for broker_id in broker_ids:
+            self.hosts[broker_id].is_blind = True
+
+    def see(self, *broker_ids: int) -> None:
+        for broker_id in broker_ids:
+            self.hosts[broker_id].see()
+
+    def _is_up(self, broker_id: int) -> bool:
+        broker = self.hosts[broker_id].broker
+        return broker is not None and broker.membership.me is not None
+
+    # The document
+
+    @property
+    def known(self) -> tuple[PartitionDocument, int]:
+        kv = self.store.keys.get(KEYS.partition(self.topic_id, 0))
+        assert kv is not None
+        return PartitionDocument.decode(kv.value), kv.mod_revision
+
+    @property
+    def document(self) -> PartitionDocument:
+        return self.known[0]
+
+    @property
+    def isr(self) -> list[int]:
+        return [member.broker_id for member in self.document.isr]
+
+    def write(self, document: PartitionDocument) -> None:
+        """As a controller would."""
+        self.store.commit([Put(KEYS.partition(self.topic_id, 0), document.encode())], [])
+
+    def elect(self, broker_id: int, *, isr: Iterable[int] | None = None) -> None:
+        """Have another leader; in the ISR are these, or those who are in it and registered."""
+        document = self.document
+        if isr is None:
+            isr = [m.broker_id for m in document.isr if self.is_registered(m.broker_id)]
+        members = [self.member(i) for i in isr]
+        document = with_isr(document, [*members])
+        leader = self.member(broker_id)
+        epoch = document.leader_epoch + 1
+        self.write(replace(document, leader=leader, leader_epoch=epoch, last_leader=None))
+
+    def leave_isr(self, *broker_ids: int) -> None:
+        """Take these out of the ISR."""
+        document = self.document
+        self.write(with_isr(document, [m for m in document.isr if m.broker_id not in broker_ids]))
+
+    def until_isr(self, *broker_ids: int) -> None:
+        self.until(lambda: self.isr == list(broker_ids), f"the ISR is {broker_ids}")
+
+    # What is under way
+
+    def hold_requests(self, source: int, target: int, api: PeerApi = PeerApi.REPLICATE) -> Held:
+        """Keep back what one broker asks another from now on."""
+        return self._hold(target, source, api, PeerAsked)
+
+    def hold_replies(self, source: int, target: int, api: PeerApi = PeerApi.REPLICATE) -> Held:
+        """Keep back what one broker answers another from now on."""
+        return self._hold(target, source, api, PeerAnswered)
+
+    def _hold(self, at: int, source: int, api: PeerApi, kind: type[Event]) -> Held:
+        host = self.hosts[at]
+        gate = Held(host, lambda event, of, what: (type(event), of, what) == (kind, source, api))
+        host.gates.append(gate)
+        return gate
+
+    def hold_commits(self, broker_id: int) -> None:
+        self.hosts[broker_id].holds_commits = True
+
+    def next_commit(self, broker_id: int) -> HeldCommit:
+        """The oldest that is kept back; wait for one if there is none."""
+        commits = self.hosts[broker_id].commits
+        self.until(lambda: commits, f"broker {broker_id} commits something")
+        return commits.pop(0)
+
+    # Clients
+
+    def hand(
+        self,
+        name: str,
+        servers: Sequence[int] = (),
+        *,
+        acks: Acks = "all",
+        idempotent: bool = True,
+        in_flight: int = 16,
+        delivery_timeout_ms: int = 60_000,
+        request_timeout_ms: int = 3_000,
+    ) -> Hand:
+        """A client; it begins by asking these brokers."""
+        stage = self.cluster.stage
+        if servers:
+            stage = stage._replace(servers=[self.hosts[i].clients_address for i in servers])
+        options = ProducerOptions(
+            acks=acks,
+            idempotent=idempotent,
+            linger_ms=0,
+            batch_records=1,
+            compression="none",
+            in_flight=in_flight,
+            delivery_timeout_ms=delivery_timeout_ms,
+            request_timeout_ms=request_timeout_ms,
+            retry_backoff_ms=10,
+        )
+        hand = self.hands[name] = Hand(stage, name, options)
+        hand.start()
+        return hand
+
+    def send(self, text: bytes = b"") -> Sent:
+        """Send a record."""
+        return self.hands["p1"].send(text)
+
+    def send_acked(self, text: bytes = b"") -> Sent:
+        """Send a record, and wait for its acknowledgement."""
+        sent = self.send(text)
+        self.until(lambda: sent.outcome is not None, "the record is acknowledged")
+        assert sent.is_acked, sent.outcome
+        return sent
+
+    # The end
+
+    def heal(self) -> None:
+        """Keep back nothing more, start everybody, and let the controllers work."""
+        self.network.heal_all()
+        for host in self.hosts.values():
+            for gate in tuple(host.gates):
+                gate.end()
+            host.holds_commits = False
+            for commit in host.commits:
+                commit.go()
+            host.commits.clear()
+            host.flush()
+            host.see()
+            host.let_register()
+            host.node.resume()
+        self.store.commit([Delete(KEYS.controller)], [])
+        for host in self.hosts.values():
+            if not host.node.is_up:
+                host.restart()
+
+    def finish(self, *, heals: bool = True) -> None:
+        """End all trouble; all that was promised must be kept (I1), all be in sync (L-1)."""
+        self.heal()
+        if heals:
+            self.until(self._is_healed, "everybody is in sync again", 60 * SECOND)
+        else:
+            self.run(20)
+        self.look()
+
+    def look(self) -> None:
+        """Read everything, and compare it with what was promised."""
+        for hand in self.hands.values():
+            hand.stop()
+        hands = self.hands.values()
+        self.until(lambda: all(hand.is_idle for hand in hands), "clients rest", 90 * SECOND)
+        drainer = DrainingClient(self.cluster.stage, "drain", {TOPIC: 1})
+        drainer.start()
+        self.until(lambda: drainer.is_done, "all is read", 60 * SECOND)
+        violations = check(self.cluster.history.entries)
+        assert not violations, violations
+
+    def _is_healed(self) -> bool:
+        document = self.document
+        return (
+            document.leader is not None
+            and sorted(self.isr) == sorted(document.replicas)
+            and all(self.is_registered(i) for i in self.hosts)
+            and all(self.role(i) is not None for i in document.replicas)
+            and len({self.end(i) for i in document.replicas}) == 1
+            and len({self.high_watermark(i) for i in document.replicas}) == 1
+        )
