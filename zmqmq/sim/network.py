@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from zmqmq.client.machines.effects import Body, Link
+from zmqmq.client.machines.effects import Link
+from zmqmq.core.storage.disk import Buffer
 from zmqmq.sim.chance import Chance
 from zmqmq.sim.connection import End, reset
 from zmqmq.sim.links import Frames, Line, Path, Weather
@@ -85,7 +86,7 @@ class Wire:
         """Whether it holds itself to be connected."""
         return self._end is not None
 
-    def send(self, frames: Sequence[Body]) -> bool:
+    def send(self, frames: Sequence[Buffer]) -> bool:
         """Send or queue a message; False if there is no room, and then nothing happened."""
         assert not self._is_closed
         end = self._end
@@ -180,7 +181,7 @@ class Listener:
         self._routes: dict[bytes, End] = {}
         self._next_route = first_route
 
-    def answer(self, route: bytes, frames: Sequence[Body]) -> bool:
+    def answer(self, route: bytes, frames: Sequence[Buffer]) -> bool:
         """Send on a route; False, and nothing sent, if it is gone or takes no more."""
         end = self._routes.get(route)
         if end is None or end.leaving.in_flight >= ROUTE_MAX:

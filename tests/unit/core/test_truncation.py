@@ -147,6 +147,22 @@ def test_retention_may_drop_up_to_where_it_was_cut() -> None:
     assert table_of(again.log.producers) == old.producers(parted)
 
 
+def test_the_recovery_point_falls_with_a_truncation() -> None:
+    """Also that of the start, which else never falls: the log would count as damaged."""
+    old, _, parted = lineages()
+    follower = follower_of(old, committed=parted)
+    follower.flush()
+    follower.checkpoint(parted)
+    again = FollowerLog(follower.disk.kill_state())
+    assert again.log.recovery_point == old.end
+
+    again.cut(parted)
+
+    assert again.log.recovery_point == parted
+    again.checkpoint(parted)
+    check_same(FollowerLog(again.disk.kill_state()).log, old, parted)
+
+
 def test_states_that_a_truncation_needs_stay() -> None:
     """Of producers whose records were dropped nothing but a state speaks; the newest ones are of
     what is flushed, but not of what is committed, and go with a truncation."""
