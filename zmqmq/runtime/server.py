@@ -57,7 +57,7 @@ from zmqmq.core.meta.store import (
     Put,
     StoreError,
 )
-from zmqmq.core.storage.data_directory import quarantine, write_format
+from zmqmq.core.storage.data_directory import quarantine, write_checkpoints, write_format
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
@@ -329,8 +329,10 @@ class Server:
         checkpoint = self._housekeeping.checkpoints.get(effect.key.folder)
         try:
             if effect.quarantine:
-                checkpoint = None
                 quarantine(self._disk, effect.key)
+                checkpoint = None
+                self._housekeeping.forget(effect.key.folder)
+                write_checkpoints(self._disk, self._housekeeping.checkpoints)
             log = open_log(self._disk, effect.key, effect.config, self._options, checkpoint)
             log.name = effect.name
         except StorageError as error:

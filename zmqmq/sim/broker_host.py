@@ -351,10 +351,10 @@ class BrokerHost:
         checkpoint = self.checkpoints.get(effect.key.folder)
         try:
             if effect.quarantine:
+                quarantine(self.disk, effect.key)
                 checkpoint = None
                 self.checkpoints.pop(effect.key.folder, None)
                 write_checkpoints(self.disk, self.checkpoints)
-                quarantine(self.disk, effect.key)
             log = open_log(self.disk, effect.key, effect.config, self.options.storage, checkpoint)
             log.name = effect.name
         except StorageError as error:

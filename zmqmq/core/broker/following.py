@@ -20,7 +20,8 @@ from zmqmq.core.replication.follower import Follower
 from zmqmq.core.replication.vouching import Place
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
-from zmqmq.errors import WireError
+from zmqmq.core.storage.states import unpack_state
+from zmqmq.errors import CorruptDataError, WireError
 from zmqmq.model.now import Now
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.peers import PEER_REPLIES, Answer, PeerApi
@@ -166,9 +167,15 @@ class Following:
             return
         if error or to != self._identity.epoch or len(bodies) != 1:
             return
+        state = bytes(bodies[0])
+        try:
+            unpack_state(state)
+        except CorruptDataError:
+            self.rejected += 1
+            return  # asked for again
         self._states.pop(role.place, None)
         assert replica is not None
-        self._replicas.cut(replica, offset, bytes(bodies[0]))
+        self._replicas.cut(replica, offset, state)
 
     def _fetcher(self, broker_id: int) -> Fetcher:
         fetcher = self._fetchers.get(broker_id)
