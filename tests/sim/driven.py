@@ -9,7 +9,7 @@ ends all trouble, lets the real controllers work, and looks at what the clients 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -28,10 +28,11 @@ from zmqmq.core.broker.events import (
     Received,
     Register,
 )
-from zmqmq.core.broker.replica import Phase, Replica
+from zmqmq.core.broker.replica import Replica
+from zmqmq.core.control import elections
+from zmqmq.core.control.image import Image
 from zmqmq.core.meta.fields import Member
-from zmqmq.core.meta.keys import LiveKey, TopicNameKey
-from zmqmq.core.meta.store import AmbiguousError, Commit, Delete, Op, Put, StoreError
+from zmqmq.core.meta.store import AmbiguousError, Commit, Delete, Put
 from zmqmq.core.meta.values import (
     ControllerDocument,
     PartitionDocument,
@@ -44,12 +45,13 @@ from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import read
 from zmqmq.errors import ZmqmqError
 from zmqmq.model.limits import MIB
+from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.broker_host import KEYS, BrokerHost, HostOptions
 from zmqmq.sim.checkers import check
 from zmqmq.sim.client_host import SimProducer
 from zmqmq.sim.cluster import Cluster, ClusterOptions
 from zmqmq.sim.disk import SimDisk
-from zmqmq.sim.history import END, FAIL, OK, SEND, Sending, Stored, make_value
+from zmqmq.sim.history import END, OK, SEND, Sending, Stored, make_value
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS, SECOND, Node
 from zmqmq.sim.trace import Trace
@@ -130,15 +132,13 @@ class HeldCommit:
 
     def time_out(self) -> None:
         """The broker hears nothing, and gives up waiting; it may land yet."""
-        self._tell(AmbiguousError("no answer, by order of the test"))
+        error = AmbiguousError("no answer, by order of the test")
+        self._host.feed(MetadataCommitted(self._effect.token, error))
 
     def go(self) -> None:
         """It lands and is answered."""
         self.land()
         self.answer()
-
-    def _tell(self, error: StoreError) -> None:
-        self._host.feed(MetadataCommitted(self._effect.token, error))
 
 
 class DrivenHost(BrokerHost):
@@ -465,21 +465,30 @@ class Driven:
         return found
 
     def kill(self, *broker_ids: int) -> None:
+        """SIGKILL; their leases are over too."""
         for broker_id in broker_ids:
             self.hosts[broker_id].crash()
+            self.store.expire(f"b{broker_id}")
 
     def power_cut(self, *broker_ids: int) -> None:
-        """Exactly what was flushed is left."""
+        """Exactly what was flushed is left; their leases are over too."""
         for broker_id in broker_ids:
             self.hosts[broker_id].crash(power_cut=True)
-
-    def restart(self, *broker_ids: int, until_up: bool = True) -> None:
-        """Start these again; their old registrations are over at once."""
-        for broker_id in broker_ids:
             self.store.expire(f"b{broker_id}")
+
+    def stop(self, *broker_ids: int) -> None:
+        """Stop these cleanly, one after the other."""
+        for broker_id in broker_ids:
+            host = self.hosts[broker_id]
+            host.stop()
+            self.until(lambda host=host: not host.node.is_up, f"broker {broker_id} has stopped")  # type: ignore[misc]
+
+    def restart(self, *broker_ids: int) -> None:
+        """Start these again."""
+        for broker_id in broker_ids:
             self.hosts[broker_id].restart()
-        if until_up:
-            for broker_id in broker_ids:
+        for broker_id in broker_ids:
+            if not self.hosts[broker_id].is_kept_out:
                 self.until_up(broker_id)
 
     def until_up(self, broker_id: int) -> None:
@@ -530,6 +539,17 @@ class Driven:
         """As a controller would."""
         self.store.commit([Put(KEYS.partition(self.topic_id, 0), document.encode())], [])
 
+    def settle(self) -> None:
+        """Write what the rules of the controller want now, if that is anything (elections.py)."""
+        image = Image(KEYS, TopicConfig())
+        found = self.store.list(KEYS.prefix)
+        image.load(found.revision, found.items)
+        place = (self.topic_id, 0)
+        wishes = elections.wishes_of(image.topics[self.topic_id])
+        after = elections.settle(self.document, place, wishes, image.brokers)
+        if after is not None:
+            self.write(after)
+
     def elect(self, broker_id: int, *, isr: Iterable[int] | None = None) -> None:
         """Have another leader; in the ISR are these, or those who are in it and registered."""
         document = self.document
@@ -564,6 +584,11 @@ class Driven:
         gate = Held(host, lambda event, of, what: (type(event), of, what) == (kind, source, api))
         host.gates.append(gate)
         return gate
+
+    def hold_flushes(self, *broker_ids: int) -> None:
+        """What these write from now on reaches no disk."""
+        for broker_id in broker_ids:
+            self.hosts[broker_id].holds_flushes = True
 
     def hold_commits(self, broker_id: int) -> None:
         self.hosts[broker_id].holds_commits = True
@@ -617,6 +642,14 @@ class Driven:
         assert sent.is_acked, sent.outcome
         return sent
 
+    def alter(self, **config: object) -> None:
+        """Change settings of the topic."""
+        answers: list[object] = []
+        fields = {"topic": TOPIC, "config": config}
+        self.hands["p1"].host.call(Api.ALTER_TOPIC, fields, answers.append)
+        self.until(lambda: answers, "the topic is changed")
+        assert isinstance(answers[0], dict), answers
+
     # The end
 
     def heal(self) -> None:
@@ -643,6 +676,7 @@ class Driven:
         self.heal()
         if heals:
             self.until(self._is_healed, "everybody is in sync again", 60 * SECOND)
+            self._check_copies()
         else:
             self.run(20)
         self.look()
@@ -658,6 +692,22 @@ class Driven:
         self.until(lambda: drainer.is_done, "all is read", 60 * SECOND)
         violations = check(self.cluster.history.entries)
         assert not violations, violations
+
+    def _check_copies(self) -> None:
+        """Every copy is the same, byte for byte (I2)."""
+        first, *others = (self._content(i) for i in self.document.replicas)
+        assert all(other == first for other in others), [
+            self.batches(i) for i in self.document.replicas
+        ]
+
+    def _content(self, broker_id: int) -> bytes:
+        log, found = self.log(broker_id), b""
+        offset = max(self.log(i).start_offset for i in self.document.replicas)
+        while offset < log.written_end:
+            data = bytes(read(log, offset, MIB, log.written_end))
+            header = check_batch(memoryview(data), 0, log.seed)
+            found, offset = found + data[: header.size], header.next_offset
+        return found
 
     def _is_healed(self) -> bool:
         document = self.document

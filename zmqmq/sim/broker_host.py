@@ -59,7 +59,7 @@ from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Flush, Log
 from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.core.storage.truncation import cut, lowered
-from zmqmq.errors import StorageError
+from zmqmq.errors import DirectoryError, StorageError
 from zmqmq.model.now import Now
 from zmqmq.sim.chance import Chance, happens
 from zmqmq.sim.disk import SimDisk
@@ -129,6 +129,14 @@ class BrokerHost:
 
     def start(self) -> None:
         """The process begins. Raises DirectoryError if the directory is not usable."""
+        try:
+            self._start()
+        except DirectoryError:
+            raise
+        except StorageError as error:
+            self._halt(f"cannot start: {error}")
+
+    def _start(self) -> None:
         self.is_stopping = False
         disk = self.disk
         form = read_format(disk)
@@ -154,12 +162,6 @@ class BrokerHost:
         self._links: dict[int, Wire] = {}
         self._client = self._store.client(self.node)
         self._listeners: dict[str, Listener] = {}
-        self._listeners["clients"] = self._network.listen(
-            self.node, self.clients_address, _Door(self, Received)
-        )
-        self._listeners["peers"] = self._network.listen(
-            self.node, self.peers_address, _Door(self, PeerAsked)
-        )
         self._registrar = Registrar(
             self._client, KEYS.live(self.broker_id), self.options.lease_ns, self._feed
         )
@@ -231,7 +233,17 @@ class BrokerHost:
             return
         self._events += 1
         self._carry_out(broker.handle(self._now(), event))
+        if not self._listeners and broker.is_started:
+            self._listen()
         self.on_event(self)
+
+    def _listen(self) -> None:
+        """As runtime/main.py: nobody is answered before the metadata are known."""
+        for name, address, event in (
+            ("clients", self.clients_address, Received),
+            ("peers", self.peers_address, PeerAsked),
+        ):
+            self._listeners[name] = self._network.listen(self.node, address, _Door(self, event))
 
     def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
         """A message came; everything that comes at one moment is a burst."""

@@ -6,7 +6,7 @@ oracle that the SQLite store is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zmqmq.core.meta.store import (
     KV,
@@ -31,12 +31,14 @@ _FIRST_CHANGE = 2
 class Keyspace:
     """Keys with all their revisions since the compacted one."""
 
-    __slots__ = ("_current", "_first", "_history", "_leases", "compacted", "revision")
+    __slots__ = ("_current", "_first", "_history", "_leases", "compacted", "on_change", "revision")
 
     def __init__(self) -> None:
         self.revision = 1
         self.compacted = 0
         """What happened before this revision is forgotten."""
+        self.on_change: list[Callable[[Sequence[Event]], object]] = []
+        """Called with what happened at each new revision."""
         self._current: dict[bytes, KV] = {}
         self._history: list[tuple[Event, ...]] = []
         """Of each revision from `_first` on."""
@@ -132,6 +134,8 @@ class Keyspace:
         if events:
             self.revision = revision
             self._history.append(tuple(events))
+            for listener in self.on_change:
+                listener(events)
 
     def _check_history(self, revision: int) -> None:
         if revision < self.compacted:

@@ -9,7 +9,7 @@ from zmqmq.core.broker.events import Event, Registered, RegistrationLost
 from zmqmq.core.meta.store import OWN_LEASE, Commit, If, Put, StoreError
 from zmqmq.core.meta.values import LiveDocument
 from zmqmq.sim.node import MS
-from zmqmq.sim.store_client import StoreClient
+from zmqmq.sim.store_client import Session, StoreClient
 
 AGAIN_NS: Final = 200 * MS
 
@@ -26,6 +26,7 @@ class Registrar:
         self._feed = feed
         self._document: LiveDocument | None = None
         """What is to be registered."""
+        self._session: Session | None = None
 
     def register(self, document: LiveDocument) -> None:
         """Get a lease, then put the live key on it; tried again until it is there."""
@@ -35,19 +36,17 @@ class Registrar:
     def unregister(self) -> None:
         """Give the lease up."""
         self._document = None
-        own = self._client.own
-        if own is not None:
-            own.revoke()
+        if self._session is not None:
+            self._session.revoke()
+            self._session = None
 
     def _try(self) -> None:
-        document = self._document
-        if document is None:
+        if self._document is None:
             return
-        own = self._client.own
-        if own is not None and own.is_alive:
-            self._put(document)
-        else:
-            self._client.session(self._lease_ns, lambda _: self._put(document), self._lost)
+        if self._session is None:
+            self._session = self._client.session(self._lease_ns, lambda _: self._try(), self._lost)
+        elif self._session.is_alive:
+            self._put(self._document)
 
     def _put(self, document: LiveDocument) -> None:
         key = self._key
@@ -55,14 +54,13 @@ class Registrar:
         def answered(outcome: Commit | StoreError) -> None:
             if self._document is not document:
                 return
-            own = self._client.own
-            assert own is not None
-            if isinstance(outcome, Commit):
+            own = self._session
+            if isinstance(outcome, Commit) and own is not None and own.is_alive:
                 kv = outcome.current.get(key)
                 if outcome.ok:
                     self._done(outcome.revision)
                     return
-                if kv is not None and kv.lease == own.lease and own.is_alive:
+                if kv is not None and kv.lease == own.lease:
                     self._done(kv.create_revision)  # an attempt whose answer was lost
                     return
             self._again()
@@ -79,6 +77,7 @@ class Registrar:
         node.call_at(node.monotonic_ns() + AGAIN_NS, self._try)
 
     def _lost(self, reason: str) -> None:
+        self._session = None
         if self._document is not None:
             self._again()
         else:

@@ -34,6 +34,8 @@ class Api(enum.IntEnum):
     ALTER_TOPIC = 21
     DELETE_TOPIC = 22
     DESCRIBE = 23
+    REASSIGN = 24
+    ELECT = 25
 
 
 ACKS_ALL: Final = -1
@@ -197,6 +199,26 @@ REQUESTS: Final[dict[Api, Schema]] = {
         "internal": Field("bool", "internal topics too", default=False),
         "after": Field("str", "go on behind this name", default="", maximum=TOPIC_NAME_MAX),
     },
+    Api.REASSIGN: {
+        "topic": _TOPIC,
+        "partitions": Field(
+            "list",
+            "[partition, broker ids, the preferred leader first; nil: give up what is under way]",
+            minimum=1,
+            maximum=ENTRIES_MAX,
+        ),
+    },
+    Api.ELECT: {
+        "topic": _TOPIC,
+        "kind": Field("str", '"preferred" or "unclean"', maximum=20),
+        "partitions": Field(
+            "list|nil",
+            "numbers; nil or absent: all",
+            default=None,
+            minimum=1,
+            maximum=ENTRIES_MAX,
+        ),
+    },
 }
 
 REPLIES: Final[dict[Api, Schema]] = {
@@ -270,6 +292,10 @@ REPLIES: Final[dict[Api, Schema]] = {
     Api.DESCRIBE: {
         "items": Field("list", "a map for each thing (docs/protocol.md, DESCRIBE)"),
         "more": Field("bool", "ask again with `after` set to the name of the last item"),
+    },
+    Api.REASSIGN: {"results": Field("list", "nil or an error map, for each partition asked")},
+    Api.ELECT: {
+        "results": Field("list", "nil or an error map, for each partition asked, or for all")
     },
 }
 

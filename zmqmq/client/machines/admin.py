@@ -1,7 +1,11 @@
-"""Single requests that any broker can answer, or a coordinator, repeated while that is safe."""
+"""Single requests, repeated while that is safe: to any broker, a coordinator or the controller.
+
+Who the controller is nobody tells beforehand: any broker is asked, and says it when it refuses.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -35,12 +39,13 @@ _HARMLESS: Final = frozenset(
     }
 )
 """What can be asked again although the first answer was lost: it changes nothing."""
+_FOR_CONTROLLER: Final = frozenset({Api.REASSIGN, Api.ELECT})
 
 
 class Call:
     """One request of a caller, over all its attempts."""
 
-    __slots__ = ("api", "at", "deadline", "failures", "fields", "is_lost", "promise")
+    __slots__ = ("api", "at", "deadline", "failures", "fields", "is_lost", "promise", "to")
 
     def __init__(self, api: Api, fields: Fields, deadline: int, promise: Promise) -> None:
         self.api = api
@@ -52,6 +57,8 @@ class Call:
         """When to ask again; NEVER while being asked."""
         self.is_lost = False
         """Whether it waits for news of who the coordinator is."""
+        self.to: int | None = None
+        """The broker that was said to be the controller; None: any may be asked."""
 
 
 class Admin:
@@ -90,9 +97,26 @@ class Admin:
         if call.api is Api.OFFSET_FETCH:
             self._ask_coordinator(now, call)
             return
+        if call.to is not None and self._ask_controller(now, call, call.to):
+            return
         call.at = NEVER
         answered = partial(self._answered, call, None)
         self._network.request_any(now, call.api, dict(call.fields), call.deadline, answered)
+
+    def _ask_controller(self, now: int, call: Call, broker: int) -> bool:
+        """False: it is not reached, or not known where it is; another one may know better."""
+        connection = self._network.to_broker(broker)
+        if connection is not None:
+            call.at, call.is_lost = NEVER, False
+            answered = partial(self._answered, call, None)
+            connection.request(now, call.api, dict(call.fields), (), call.deadline, answered)
+            return True
+        call.is_lost = not self._network.is_failing(broker) and now < call.deadline
+        if call.is_lost:
+            call.at = call.deadline
+        else:
+            call.to = None
+        return call.is_lost
 
     def _ask_coordinator(self, now: int, call: Call) -> None:
         connection = self._routing.to_coordinator(now, call.fields["group"])
@@ -121,6 +145,8 @@ class Admin:
         if coordinator is not None:
             group = call.fields["group"]
             self._routing.note_coordinator_error(now, group, coordinator, error)
+        if call.api in _FOR_CONTROLLER and isinstance(error, WireError):
+            self._note_controller(now, call, error)
         is_no = isinstance(error, RefusedError) or not answer.is_sent
         may_retry = isinstance(error, WireError) and error.retriable
         if may_retry and now < call.deadline and (is_no or call.api in _HARMLESS):
@@ -131,3 +157,17 @@ class Admin:
                 return
         del self._calls[call]
         self._effects.append(Rejected(call.promise, error))
+
+    def _note_controller(self, now: int, call: Call, error: WireError) -> None:
+        """Whoever is not the controller says who is; where that one listens METADATA tells."""
+        leader = error.hints.get("leader") if error.code is Code.NOT_LEADER else None
+        call.to = leader if type(leader) is int else None
+        if call.to is not None:
+            fields: Fields = {"topics": []}
+            deadline = call.deadline
+            self._network.request_any(now, Api.METADATA, fields, deadline, self._take_brokers)
+
+    def _take_brokers(self, _now: int, answer: Reply | Failure) -> None:
+        if isinstance(answer, Reply):
+            with suppress(KeyError, TypeError, ValueError, IndexError):
+                self._network.note_brokers({e[0]: e[1] for e in answer.fields["brokers"]})

@@ -48,6 +48,7 @@ from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.latest import Latest
 from zmqmq.core.broker.leading import Leading
 from zmqmq.core.broker.metadata import Commits
+from zmqmq.core.broker.moves import Moves
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.orders import Orders
@@ -202,6 +203,7 @@ class Broker:
             self.offsets,
             self.topics,
             self.describing,
+            Moves(self.catalog, self.image, self.outbox, self.timers, self.controller),
         )
         self.peer_front = PeerFront(
             identity,
@@ -381,12 +383,12 @@ class Broker:
         replica = self.replicas.by_log.get(log)
         if replica is None:
             return
-        role = replica.role
-        if isinstance(role, Partition):
-            self._abandon(role, why)
         if self.replicas.is_shared(replica.place):
             # Its other copies go on; what is on this disk only a start can tell (decision 10).
+            self.replicas.give_up(replica)
             self.outbox.emit(Halt(f"the disk of {log.name} has failed: {why}"))
+        elif isinstance(replica.role, Partition):
+            self._abandon(replica.role, why)
 
     def _damaged(self, log: Log) -> None:
         """Bytes of a log are not what was written: where there are other copies, the next start

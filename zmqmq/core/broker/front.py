@@ -13,6 +13,7 @@ from zmqmq.core.broker.describe import Describing
 from zmqmq.core.broker.events import Send
 from zmqmq.core.broker.fetch import Fetching
 from zmqmq.core.broker.identity import Identity
+from zmqmq.core.broker.moves import Moves
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
@@ -56,6 +57,7 @@ class Front:
         offsets: Offsets,
         topics: Topics,
         describing: Describing,
+        moves: Moves,
     ) -> None:
         self.identity = identity
         self.options = options
@@ -66,6 +68,7 @@ class Front:
         self.offsets = offsets
         self.topics = topics
         self.describing = describing
+        self.moves = moves
         self.is_draining = False
         self.requests = 0
 
@@ -183,6 +186,8 @@ class Front:
                 self.offsets.handle_list(now, session, correlation, fields)
             case Api.DESCRIBE:
                 self.describing.handle(now.ms, session, correlation, fields)
+            case Api.REASSIGN | Api.ELECT:
+                self.moves.handle(now, session, api, correlation, fields)
             case Api.SUBSCRIBE:
                 raise refusal(Code.UNKNOWN_API, "this release does not push yet: use FETCH")
             case _:

@@ -271,11 +271,15 @@ class Replicas:
                 self._going[key] = None
                 self._outbox.emit(DeleteLog(key))
 
+    def give_up(self, replica: Replica) -> None:
+        """End the role of a copy that can do no more."""
+        if replica.role is not None:
+            self._end_role(replica, None)
+
     def end_roles(self) -> None:
         """This broker has a new epoch: whatever it did in the old one is over (L1)."""
         for replica in self.all.values():
-            if replica.role is not None:
-                self._end_role(replica, None)
+            self.give_up(replica)
 
     def assign_all(self, now: Now) -> None:
         """Give every copy its role."""

@@ -22,6 +22,7 @@ from zmqmq.core.control.elections import (
     Report,
     guards,
     preferred,
+    preferred_or_refused,
     settle,
     wishes_of,
 )
@@ -72,6 +73,24 @@ class _Step(NamedTuple):
     guards: tuple[Member, ...]
 
 
+class _Wish:
+    """What an operator has asked for."""
+
+    __slots__ = ("edit", "is_perhaps", "then")
+
+    def __init__(self, edit: Edit, then: Answer) -> None:
+        self.edit = edit
+        self.then = then
+        self.is_perhaps = False
+        """Whether a commit of it may have been applied."""
+
+    def refuse(self, now: Moment, error: WireError) -> None:
+        """Nobody goes on with it."""
+        if self.is_perhaps:
+            error = refusal(Code.TIMED_OUT, f"it may have been done; {error.detail}")
+        self.then(now, error)
+
+
 class _Term:
     """What belongs to one controller epoch, and is dropped with it."""
 
@@ -91,7 +110,7 @@ class _Term:
         self.astray: dict[Place, None] = {}
         """Those that their first replica does not lead."""
         self.preferring: dict[Place, None] = {}
-        self.edits: dict[Place, tuple[Edit, Answer]] = {}
+        self.edits: dict[Place, _Wish] = {}
         """What operators have asked for."""
         self.commits = 0
         self.prefer_ns = 0
@@ -220,6 +239,10 @@ class Controller:
         """Go back to the replicas that there were (C9)."""
         self._edit(now, place, cancelled, then)
 
+    def prefer(self, now: Moment, place: Place, then: Answer) -> None:
+        """Let the first replica lead, if it could at once (C8); `then` is told when it does."""
+        self._edit(now, place, lambda d: preferred_or_refused(d, self._image.brokers), then)
+
     def _edit(self, now: Moment, place: Place, edit: Edit, then: Answer) -> None:
         term = self._term
         if term is None:
@@ -229,7 +252,7 @@ class Controller:
         elif place in term.edits:
             then(now, refusal(Code.CONFLICT, "the partition is being changed already; try again"))
         else:
-            term.edits[place] = edit, then
+            term.edits[place] = _Wish(edit, then)
             term.mark(place)
             self._run(now, term)
 
@@ -238,8 +261,11 @@ class Controller:
     def _new_term(self, now: Moment, epoch: int | None) -> None:
         old, self._term = self._term, None
         if old is not None:
-            for _, then in old.edits.values():
-                then(now, refusal(Code.NOT_LEADER, "this broker is the controller no more"))
+            for place, wish in old.edits.items():
+                wish.is_perhaps |= place in old.busy
+                wish.refuse(
+                    now, refusal(Code.NOT_LEADER, "this broker is the controller no more")
+                )
         if epoch is None:
             return
         finishing = Finishing(self._campaign, self._keys, self._image, self._begin)
@@ -328,7 +354,7 @@ class Controller:
         changed = None
         if place in term.edits:
             try:
-                changed = term.edits[place][0](document)
+                changed = term.edits[place].edit(document)
             except WireError as error:
                 self._answer(now, term, place, error)
         after = settle(document, place, wishes, brokers, changed)
@@ -345,9 +371,11 @@ class Controller:
         return _Step(place, before, after, guards(document, after, brokers))
 
     def _answer(self, now: Moment, term: _Term, place: Place, error: WireError | None) -> None:
-        edit = term.edits.pop(place, None)
-        if edit is not None:
-            edit[1](now, error)
+        wish = term.edits.pop(place, None)
+        if wish is not None and error is not None:
+            wish.refuse(now, error)
+        elif wish is not None:
+            wish.then(now, None)
 
     def _send(self, term: _Term, steps: Sequence[_Step]) -> None:
         self._writes += 1
@@ -387,6 +415,8 @@ class Controller:
             term.pause.fail(now)
             for step in steps:
                 term.mark(step.place)
+                if step.place in term.edits:
+                    term.edits[step.place].is_perhaps = True
         else:
             term.pause.reset()
             if outcome.ok:

@@ -21,6 +21,7 @@ from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.values import FlushMode, PartitionDocument
 from zmqmq.core.replication.transitions import with_isr, with_min_isr
 from zmqmq.core.replication.vouching import Place, vouches
+from zmqmq.errors import Code, refusal
 
 Brokers = Mapping[int, KnownBroker]
 
@@ -96,6 +97,24 @@ def preferred(document: PartitionDocument, brokers: Brokers) -> PartitionDocumen
                 return None
             return _with_epoch(document, replace(document, leader=member))
     return None
+
+
+def preferred_or_refused(document: PartitionDocument, brokers: Brokers) -> PartitionDocument:
+    """The document with its first replica as the leader, which it may be already (C8).
+
+    Raises refusal(CONFLICT) when it cannot lead at once.
+    """
+    leader, first = document.leader, document.replicas[0]
+    if leader is not None and leader.broker_id == first:
+        return document
+    after = preferred(document, brokers)
+    if after is None:
+        raise refusal(
+            Code.CONFLICT,
+            f"broker {first} is the preferred leader and cannot lead now: in sync are "
+            f"{[m.broker_id for m in document.isr]}, and one that stops is not elected",
+        )
+    return after
 
 
 def recovery_members(
