@@ -63,6 +63,7 @@ from zmqmq.core.meta.store import (
     AmbiguousError,
     Commit,
     Delete,
+    Op,
     Put,
     StoreError,
     UnavailableError,
@@ -504,6 +505,12 @@ class World:
     def refuse_commit(self) -> None:
         """The oldest held commit fails, and nothing was applied."""
         self.answer_commit(UnavailableError("the store is away"))
+
+    def change_store(self, *ops: Op) -> None:
+        """Somebody else changes the metadata; the broker hears of it."""
+        self.store.commit(ops)
+        self._tell()
+        self._run()
 
     def end_opening(self, error: StorageError | None = None) -> None:
         """The log that was asked for first is open, or cannot be opened."""

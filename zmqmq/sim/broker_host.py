@@ -228,6 +228,8 @@ class BrokerHost:
         self._feed(event)
 
     def _feed(self, event: Event) -> None:
+        if self._is_burst_due:
+            self._end_burst()  # bursts are whole: nothing else happens within one
         broker = self.broker
         if broker is None:
             return
@@ -248,13 +250,15 @@ class BrokerHost:
     def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
         """A message came; everything that comes at one moment is a burst."""
         if not self._is_burst_due:
-            self._is_burst_due = True
             self.node.call_soon(self._end_burst)
+        self._is_burst_due = False
         self._feed(event)
+        self._is_burst_due = True
 
     def _end_burst(self) -> None:
-        self._is_burst_due = False
-        self._feed(BurstEnded())
+        if self._is_burst_due:
+            self._is_burst_due = False
+            self._feed(BurstEnded())
 
     def _tick(self) -> None:
         self._feed(Ticked())

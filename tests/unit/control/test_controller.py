@@ -507,9 +507,53 @@ def test_c9_refusals() -> None:
     controller.reassign(world.now, PLACE, (3, 1), heard)
     controller.reassign(world.now, PLACE, (2, 1), heard)
     assert heard.codes[5:] == [Code.CONFLICT]
+
+
+@pytest.mark.parametrize(
+    ("paused", "code"), [(True, Code.NOT_LEADER), (False, Code.TIMED_OUT)]
+)
+def test_c9_whoever_asked_is_told_that_nobody_goes_on(paused: bool, code: Code) -> None:
+    """What was sent to the store may have been done; what was not yet was not."""
+    world = started()
+    heard, controller = Heard(), world[1].controller
+    if paused:
+        world.write(0, elr=(Member(9, 9),))
+        world.settle()
+    controller.reassign(world.now, PLACE, (3, 1), heard)
     world[1].lose()
     controller.unregistered(world.now)
-    assert heard.codes[6:] == [Code.NOT_LEADER], "whoever asked is told that nobody goes on"
+    assert heard.codes == [code]
+
+
+def test_c9_a_lost_answer_does_not_become_a_no() -> None:
+    world = started(brokers=4)
+    heard, controller = Heard(), world[1].controller
+    controller.reassign(world.now, PLACE, (1, 4), heard)
+    world.settle()
+    controller.cancel_reassignment(world.now, PLACE, heard)
+    world[1].answer("lost")
+    world.settle_for(3)
+    assert heard.codes == [None, Code.TIMED_OUT], "nothing is under way, because of that"
+    assert world.document().adding == ()
+
+
+def test_c8_at_once_by_request() -> None:
+    world = started()
+    heard = Heard()
+    world.write(leader=world.member(2), leader_epoch=6)
+    world.settle()
+    world[2].controller.prefer(world.now, PLACE, heard)
+    world[1].controller.prefer(world.now, PLACE, heard)
+    world.settle()
+    assert heard.codes == [Code.NOT_LEADER, None]
+    assert world.document().leader == world.member(1)
+    world[1].controller.prefer(world.now, PLACE, heard)
+    assert heard.codes[2:] == [None], "it leads already"
+    world[1].flag(stops=True)
+    world.settle()
+    world[1].controller.prefer(world.now, PLACE, heard)
+    assert heard.codes[3:] == [Code.CONFLICT]
+    assert world.document().leader != world.member(1)
 
 
 def test_d11_a_fenced_broker_is_replaced_at_once() -> None:

@@ -38,8 +38,7 @@ def document(world: World, place: Place) -> PartitionDocument:
 def change(world: World, place: Place, **fields: Any) -> None:
     """The document is changed in the store, by nobody that is here."""
     changed = replace(document(world, place), **fields)
-    world.store.commit([Put(KEYS.partition(place.id, place.number), changed.encode())])
-    world.advance(0)
+    world.change_store(Put(KEYS.partition(place.id, place.number), changed.encode()))
 
 
 def controlling() -> tuple[World, Place]:
