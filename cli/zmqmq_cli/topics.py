@@ -118,13 +118,16 @@ def description_tables(topic: dict[str, Any]) -> list[Table]:
             Size(sum(p.get("bytes", 0) for p in partitions)),
         )
     )
-    columns = ["partition", "leader", "start", "end", "records", "size", "segments", "last record"]
+    columns = ["partition", "leader", "replicas", "in sync", "start", "end", "records", "size"]
+    columns += ["segments", "last record"]
     trouble = any("error" in partition for partition in partitions)
     rows = Table([*columns, *(["trouble"] if trouble else [])])
     for line in partitions:
         row = [
             line["partition"],
             line["leader"],
+            _brokers(line.get("replicas")),
+            _brokers(line.get("isr")),
             line.get("start"),
             line.get("committed_end"),
             line.get("records"),
@@ -138,6 +141,10 @@ def description_tables(topic: dict[str, Any]) -> list[Table]:
         own = "here" if key in topic["overrides"] else "by default"
         settings.rows.append((key, readable(key, value), own))
     return [head, rows, settings]
+
+
+def _brokers(ids: list[int] | None) -> str | None:
+    return None if ids is None else ",".join(map(str, ids))
 
 
 @app.command(cls=Command)

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from zmqmq.batch.decode import check_batch
-from zmqmq.client.options import Acks, ProducerOptions
+from zmqmq.client.options import Acks, ConsumerOptions, ProducerOptions
 from zmqmq.core.broker.events import (
     CommitMetadata,
     Effect,
@@ -51,12 +51,13 @@ from zmqmq.sim.checkers import check
 from zmqmq.sim.client_host import SimProducer
 from zmqmq.sim.cluster import Cluster, ClusterOptions
 from zmqmq.sim.disk import SimDisk
-from zmqmq.sim.history import END, OK, SEND, Sending, Stored, make_value
+from zmqmq.sim.history import END, OK, POLL, SEND, Sending, Stored, make_value
 from zmqmq.sim.invariants import Invariants
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS, SECOND, Node
 from zmqmq.sim.trace import Trace
 from zmqmq.sim.workloads.base import SimClient, Stage, type_of
+from zmqmq.sim.workloads.consume import ConsumingClient
 from zmqmq.sim.workloads.settle import DrainingClient
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import decode_header, decode_reply_header
@@ -314,6 +315,25 @@ class Hand(SimClient):
         answers: list[int | ZmqmqError] = []
         self.ask_offset(END, TOPIC, 0, answers.append)
         return answers
+
+
+class Reader(ConsumingClient):
+    """A consumer that reads from the start and does nothing else."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        super().__init__(stage, name, {TOPIC: 1}, think_ms=10)
+
+    def turn(self) -> None:
+        """Only read."""
+
+    @property
+    def offsets(self) -> list[int]:
+        """What it was handed."""
+        polls = [e.value for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
+        return [offset for poll in polls for offset, _ in poll.records]
+
+    def _draw_options(self) -> ConsumerOptions:
+        return ConsumerOptions(auto_commit=False)
 
 
 class Driven:
@@ -635,6 +655,12 @@ class Driven:
         hand = self.hands[name] = Hand(stage, name, options)
         hand.start()
         return hand
+
+    def reader(self, name: str) -> Reader:
+        """A consumer that reads everything."""
+        reader = Reader(self.cluster.stage, name)
+        reader.start()
+        return reader
 
     def send(self, text: bytes = b"") -> Sent:
         """Send a record."""

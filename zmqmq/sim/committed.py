@@ -75,6 +75,12 @@ class Committed:
             self.shadow.cut(to)
         self.end = to
 
+    def kept_by(self, copy: Shadow) -> int:
+        """How much of it a copy has."""
+        if self.is_compacted:
+            return min(copy.end, self.end)
+        return self.shadow.common_end(copy) if self.end else 0
+
     def lacks(self, copy: Shadow) -> str:
         """What a copy lacks of it; nothing if it has everything."""
         if copy.end < self.end:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final, NoReturn
 
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace, PartitionKey, TopicKey
@@ -20,8 +21,8 @@ from zmqmq.sim.observed import Fail
 
 Changed = Callable[[Place, PartitionDocument, PartitionDocument], object]
 """A document has become another one."""
-PlaceFail = Callable[[str, Place, str], object]
-LEADERS_PARTS = 4
+PlaceFail = Callable[[str, Place, str], NoReturn]
+LEADERS_PARTS: Final = 4
 """So many parts has the write_id of a leader."""
 
 
@@ -45,8 +46,12 @@ class Documents:
 
     def name(self, place: Place) -> str:
         """The partition, for people."""
+        return f"{self.topic_name(place)}/{place[1]}"
+
+    def topic_name(self, place: Place) -> str:
+        """The name of its topic."""
         topic = self.topics.get(place[0])
-        return f"{topic.name if topic else place[0].hex()}/{place[1]}"
+        return topic.name if topic else place[0].hex()
 
     def _changed(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -66,7 +71,8 @@ class Documents:
         before = self.now.get(place)
         self.now[place] = after
         self.versions.setdefault(place, []).append(f"revision {revision}: {describe(after)}")
-        check_alone(after, lambda rule, why: self._fail(rule, place, why))
+        if len(after.isr) >= after.effective_min_isr and after.elr:
+            self._fail("I8", place, "the ISR is large enough, and there is an ELR")
         if before is None:
             self.elected[place] = {after.leader_epoch: after.leader}
             return
@@ -83,8 +89,10 @@ class Documents:
         del self.now[place]
         self.on_delete(place)
 
-    def _check_step(self, place: Place, before: PartitionDocument, after: PartitionDocument) -> None:
-        def fail(rule: str, why: str) -> None:
+    def _check_step(
+        self, place: Place, before: PartitionDocument, after: PartitionDocument
+    ) -> None:
+        def fail(rule: str, why: str) -> NoReturn:
             self._fail(rule, place, why)
 
         check_step(before, after, fail)
@@ -151,20 +159,12 @@ class Documents:
             self._fail("D8", place, f"an election loses more than it must; they keep {kept}")
 
 
-def check_alone(document: PartitionDocument, fail: Fail) -> None:
-    """I8, but for what `decode` looks at."""
-    if len(document.isr) >= document.effective_min_isr and document.elr:
-        fail("I8", "the ISR is large enough, and there is an ELR")
-
-
 def check_step(before: PartitionDocument, after: PartitionDocument, fail: Fail) -> None:
     """What holds whoever writes it."""
     removed = [r for r in before.replicas if r not in after.replicas]
     if after.leader_epoch not in (before.leader_epoch, before.leader_epoch + 1):
         fail("I7", f"the leader epoch went from {before.leader_epoch} to {after.leader_epoch}")
-    if (after.leader_epoch > before.leader_epoch) != bool(
-        removed or after.leader != before.leader
-    ):
+    if (after.leader_epoch > before.leader_epoch) != bool(removed or after.leader != before.leader):
         fail("I29", "the leader epoch rises with the leader or fewer replicas, and then alone (C6)")
     if _minus(after.elr, (*before.isr, *before.elr)):
         fail("I29", "somebody came to the ELR who was in neither ISR nor ELR (L8)")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from zmqmq.batch.layout import HEADER_SIZE, head_is_valid, unpack_header
 from zmqmq.core.storage.log import Log
 from zmqmq.sim.disk import SimDisk
 
-Fail = Callable[[str, str], object]
+Fail = Callable[[str, str], NoReturn]
 """Raises InvariantError of a rule, with what is wrong."""
 
 
@@ -83,6 +83,12 @@ class Shadow:
         self.batches.append(batch)
         self._nexts.append(batch.next)
         self.end = batch.next
+
+    def skip(self, to: int) -> None:
+        """The copy reaches to there, and what stands in it does not matter."""
+        self.batches.clear()
+        self._nexts.clear()
+        self.end = to
 
     def cut(self, to: int) -> None:
         """Forget what ends behind `to`."""

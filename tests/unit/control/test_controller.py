@@ -509,17 +509,14 @@ def test_c9_refusals() -> None:
     assert heard.codes[5:] == [Code.CONFLICT]
 
 
-@pytest.mark.parametrize(
-    ("paused", "code"), [(True, Code.NOT_LEADER), (False, Code.TIMED_OUT)]
-)
+@pytest.mark.parametrize(("paused", "code"), [(True, Code.NOT_LEADER), (False, Code.TIMED_OUT)])
 def test_c9_whoever_asked_is_told_that_nobody_goes_on(paused: bool, code: Code) -> None:
     """What was sent to the store may have been done; what was not yet was not."""
     world = started()
     heard, controller = Heard(), world[1].controller
-    if paused:
-        world.write(0, elr=(Member(9, 9),))
-        world.settle()
     controller.reassign(world.now, PLACE, (3, 1), heard)
+    if paused:
+        world[1].answer("away")
     world[1].lose()
     controller.unregistered(world.now)
     assert heard.codes == [code]
@@ -527,6 +524,8 @@ def test_c9_whoever_asked_is_told_that_nobody_goes_on(paused: bool, code: Code) 
 
 def test_c9_a_lost_answer_does_not_become_a_no() -> None:
     world = started(brokers=4)
+    world.write(0, replicas=(1, 2, 3), isr=tuple(world.member(i) for i in (1, 2, 3)))
+    world.settle()
     heard, controller = Heard(), world[1].controller
     controller.reassign(world.now, PLACE, (1, 4), heard)
     world.settle()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from tests.support.world import BROKEN, World
+from dataclasses import replace
+
+from tests.support.world import BROKEN, KEYS, World
 from zmqmq.core.broker.events import FlushFiles, OpenLog
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.store import Put
 from zmqmq.wire.apis import Api
 
 
@@ -26,6 +30,35 @@ def test_a_topic_is_told_with_its_settings_and_how_far_each_partition_is() -> No
     assert ends == {"start": 0, "committed_end": 2, "flushed_end": 2, "end": 3}
     assert (first["records"], first["producers"], first["segments"]) == (3, 1, 1)
     assert "error" not in first
+
+
+def test_who_holds_a_partition_is_told_by_any_broker() -> None:
+    world = World()
+    t = world.topic("t")
+    key, document = KEYS.partition(t.id, 0), world.broker.image.partitions[t.id, 0].document
+    client = world.client()
+    (alone,) = client.describe("topics")[0]["partitions"]
+    names = "leader", "replicas", "isr", "elr", "adding", "removing", "flush"
+    assert [alone[name] for name in names] == [1, [1], [1], [], [], [], "fsync"]
+
+    moved = replace(
+        document,
+        leader=Member(2, 9),
+        leader_epoch=2,
+        replicas=(2, 1, 3, 4),
+        isr=(Member(2, 9), Member(3, 9)),
+        elr=(Member(1, 1),),
+        adding=(4,),
+        removing=(1,),
+    )
+    world.change_store(Put(key, moved.encode()))
+    (other,) = client.describe("topics")[0]["partitions"]
+    assert [other[name] for name in names] == [2, [2, 1, 3, 4], [2, 3], [1], [4], [1], "fsync"]
+    assert not {"error", "end"} & other.keys()
+
+    world.change_store(Put(key, replace(moved, leader=None).encode()))
+    (nobody,) = client.describe("topics")[0]["partitions"]
+    assert (nobody["leader"], nobody["error"]) == (None, "nobody leads it")
 
 
 def test_internal_topics_are_told_only_when_asked_for() -> None:

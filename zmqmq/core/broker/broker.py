@@ -184,6 +184,7 @@ class Broker:
         )
         self.describing = Describing(
             self.catalog,
+            self.image,
             self.outbox,
             self.sessions,
             self.producing,

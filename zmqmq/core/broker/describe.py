@@ -14,6 +14,7 @@ from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.produce import Producing
 from zmqmq.core.broker.sessions import Session, Sessions
+from zmqmq.core.control.image import Image
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.errors import Code, refusal
@@ -32,6 +33,7 @@ class Describing:
     def __init__(
         self,
         catalog: Catalog,
+        image: Image,
         outbox: Outbox,
         sessions: Sessions,
         producing: Producing,
@@ -42,6 +44,7 @@ class Describing:
         identity: Identity,
     ) -> None:
         self._catalog = catalog
+        self._image = image
         self._outbox = outbox
         self._sessions = sessions
         self._producing = producing
@@ -108,11 +111,28 @@ class Describing:
         }
 
     def _partition(self, topic: Topic, number: int) -> dict[str, Any]:
+        place = topic.id, number
         leader, epoch = topic.leaders.get(number, (None, 0))
         item: dict[str, Any] = {"partition": number, "leader": leader, "leader_epoch": epoch}
-        found: Partition | None = self._catalog.partitions.get((topic.id, number))
+        known = self._image.partitions.get(place)
+        if known is not None:
+            document = known.document
+            item |= {
+                "replicas": document.replicas,
+                "isr": [member.broker_id for member in document.isr],
+                "elr": [member.broker_id for member in document.elr],
+                "adding": document.adding,
+                "removing": document.removing,
+                "flush": document.flush,
+            }
+        found: Partition | None = self._catalog.partitions.get(place)
         if found is None:
-            item["error"] = self._catalog.unopened.get((topic.id, number), "not open here yet")
+            if place in self._catalog.unopened:
+                item["error"] = self._catalog.unopened[place]
+            elif leader is None:
+                item["error"] = "nobody leads it"
+            elif leader == self._identity.broker_id:
+                item["error"] = "not open here yet"
             return item
         log = found.log
         item |= {
@@ -125,8 +145,6 @@ class Describing:
             "segments": len(log.segments),
             "producers": len(log.producers),
             "last_append_ms": log.last_append_ms,
-            "replicas": [self._identity.broker_id],
-            "isr": [self._identity.broker_id],
         }
         if log.damage is not None:
             item["error"] = f"damaged at {log.damage}"

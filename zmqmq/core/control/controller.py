@@ -39,7 +39,15 @@ from zmqmq.core.control.reassignment import begun, cancelled
 from zmqmq.core.control.recoveries import AskReport, Recoveries
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import OPERATIONS_MAX, Commit, If, Op, Put, StoreError
+from zmqmq.core.meta.store import (
+    OPERATIONS_MAX,
+    AmbiguousError,
+    Commit,
+    If,
+    Op,
+    Put,
+    StoreError,
+)
 from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.core.replication.vouching import Place
 from zmqmq.errors import Code, WireError, refusal
@@ -263,9 +271,7 @@ class Controller:
         if old is not None:
             for place, wish in old.edits.items():
                 wish.is_perhaps |= place in old.busy
-                wish.refuse(
-                    now, refusal(Code.NOT_LEADER, "this broker is the controller no more")
-                )
+                wish.refuse(now, refusal(Code.NOT_LEADER, "this broker is the controller no more"))
         if epoch is None:
             return
         finishing = Finishing(self._campaign, self._keys, self._image, self._begin)
@@ -415,7 +421,7 @@ class Controller:
             term.pause.fail(now)
             for step in steps:
                 term.mark(step.place)
-                if step.place in term.edits:
+                if isinstance(outcome, AmbiguousError) and step.place in term.edits:
                     term.edits[step.place].is_perhaps = True
         else:
             term.pause.reset()

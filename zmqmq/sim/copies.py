@@ -1,0 +1,226 @@
+"""The brokers' copies of partitions as they were last looked at, so that a look costs little."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.replica import Replica
+from zmqmq.core.broker.replicas import Replicas
+from zmqmq.core.meta.values import PartitionDocument
+from zmqmq.core.replication.follower import Follower
+from zmqmq.core.replication.isr import Isr, Pending
+from zmqmq.core.replication.partition import Partition
+from zmqmq.core.replication.vouching import Place, Registration
+from zmqmq.core.storage.log import Log, LogKey
+from zmqmq.sim.broker_host import BrokerHost
+from zmqmq.sim.disk import SimDisk
+from zmqmq.sim.observed import Fail, Lineage, Shadow, Unreadable, stored
+
+YET_TO_COME: Final = 1 << 62
+"""Stands for the broker epoch that a process has not got yet."""
+
+
+class Copy:
+    """One copy, in one process."""
+
+    __slots__ = (
+        "_is_read",
+        "document",
+        "flushed",
+        "high_watermark",
+        "isr",
+        "led",
+        "life",
+        "log",
+        "pending",
+        "place",
+        "replica",
+        "role",
+        "shadow",
+        "start",
+        "was_cut",
+        "written",
+    )
+
+    def __init__(self, life: Life, replica: Replica) -> None:
+        self.life = life
+        self.replica = replica
+        self.place: Place = replica.place
+        self.log: Log | None = None
+        self.shadow = Shadow(0)
+        self._is_read = False
+        self.start = self.written = self.flushed = self.high_watermark = 0
+        self.role: Partition | Follower | None = None
+        self.isr: Isr | None = None
+        self.document: PartitionDocument | None = None
+        self.pending: Pending | None = None
+        """If it leads: what it makes of its document."""
+        self.led = -1
+        """The last leader epoch in which it led."""
+        self.was_cut = False
+        """Opened, or made shorter, when it was last looked at."""
+
+    def __str__(self) -> str:
+        role = self.role
+        what = "no role" if role is None else f"{type(role).__name__} of epoch {role.epoch}"
+        return (
+            f"{self.life}: {what}, {self.replica.phase.value}, log {self.start} to {self.written} "
+            f"(flushed {self.flushed}), high watermark {self.high_watermark}, last batch "
+            f"{self.shadow.last or '-'}"
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a log, and all that it says it has is there."""
+        log = self.replica.log
+        return self._is_read and log is not None and not (log.failed or log.damage)
+
+    def is_changed(self) -> bool:
+        """Whether there is anything new to see."""
+        replica = self.replica
+        log, role = replica.log, replica.role
+        if log is not self.log or role is not self.role:
+            return True
+        if log is None:
+            return False
+        if (
+            log.written_end != self.written
+            or log.flushed_end != self.flushed
+            or log.start_offset != self.start
+        ):
+            return True
+        if role is None:
+            return False
+        isr = self.isr
+        return role.high_watermark != self.high_watermark or (
+            isr is not None
+            and (isr.document is not self.document or isr.pending is not self.pending)
+        )
+
+    def take_role(self) -> bool:
+        """Remember the role of now; whether it is a new one."""
+        role = self.replica.role
+        is_new, self.role = role is not self.role, role
+        self.isr = self.document = self.pending = None
+        if isinstance(role, Partition):
+            self.isr = role.isr
+            self.document, self.pending = role.isr.document, role.isr.pending
+        return is_new
+
+    def read(self, lineage: Lineage | None, fail: Fail, *, may_rot: bool) -> bool:
+        """Follow the log; False if there is none, or nothing certain in it. `lineage` is None if
+        batches may be replaced by others."""
+        log = self.replica.log
+        if log is not self.log:
+            self.log, self._is_read = log, False
+        if log is None or log.failed or log.damage:
+            return False
+        try:
+            self._follow(log, lineage, fail)
+        except Unreadable as error:
+            if not may_rot:
+                fail("I11", str(error))
+            self._is_read = False
+            return False
+        self._is_read = True
+        self.start, self.flushed, self.written = log.start_offset, log.flushed_end, self.shadow.end
+        return True
+
+    def _follow(self, log: Log, lineage: Lineage | None, fail: Fail) -> None:
+        shadow, start, end = self.shadow, log.start_offset, log.written_end
+        self.was_cut = True
+        if not self._is_read:
+            shadow = self.shadow = Shadow(start)
+        elif self.start < start <= shadow.end <= end:
+            shadow.drop(start)
+            self.was_cut = False
+        elif start != self.start:
+            shadow = self.shadow = Shadow(start)
+        elif end < shadow.end:
+            shadow.cut(end)
+        else:
+            self.was_cut = False
+        self._extend(log, end, lineage, fail)
+        if shadow.end != end:
+            fail("I11", f"its log ends at {end}, and its last batch at {shadow.end}")
+        if lineage is not None and log.end_offset == end:
+            self._check_epochs(log, fail)
+
+    def _extend(self, log: Log, end: int, lineage: Lineage | None, fail: Fail) -> None:
+        shadow = self.shadow
+        if shadow.end >= end:
+            return
+        for batch, _ in stored(self.life.disk, log, shadow.end, end):
+            if lineage is None:
+                shadow.skip(batch.next)
+                continue
+            lineage.note(batch, shadow.last, str(self.life), fail)
+            shadow.add(batch)
+
+    def _check_epochs(self, log: Log, fail: Fail) -> None:
+        """I30: the index of leader epochs is a function of the log (D14)."""
+        last = self.shadow.last
+        if last is not None and log.epochs.latest != last.epoch:
+            fail("I30", f"its last epoch is {log.epochs.latest}, that of its last batch {last}")
+        if not self.was_cut:
+            return
+        first = self.shadow.batches[0].base if last is not None else self.start - 1
+        index = [entry for entry in log.epochs.snapshot() if entry[1] > first]
+        if index != self.shadow.epochs():
+            fail("I30", f"its epochs are {index}, those of its batches {self.shadow.epochs()}")
+
+
+class Life:
+    """One process of a broker."""
+
+    __slots__ = ("_by_place", "_first_epoch", "broker", "copies", "epoch", "epochs", "host")
+
+    def __init__(self, host: BrokerHost, broker: Broker) -> None:
+        self.host = host
+        self.broker = broker
+        self.epoch = 0
+        self.epochs: list[int] = []
+        """Broker epochs in which it has served."""
+        self.copies: dict[Replica, Copy] = {}
+        self._by_place: dict[Place, Copy] = {}
+        self._first_epoch = broker.membership.format.epoch
+        """That of the process before."""
+
+    def __str__(self) -> str:
+        return f"b{self.host.broker_id}@{self.epoch}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this is the broker's process of now."""
+        return self.host.broker is self.broker
+
+    @property
+    def disk(self) -> SimDisk:
+        """Where its logs are; only while it runs."""
+        return self.host.disk
+
+    def copy_of(self, place: Place) -> Copy | None:
+        """Its copy of a partition."""
+        return self._by_place.get(place)
+
+    def begin_copy(self, replica: Replica) -> Copy:
+        """It has a new copy."""
+        copy = self.copies[replica] = self._by_place[replica.place] = Copy(self, replica)
+        return copy
+
+    def forget_copies(self, replicas: Replicas) -> None:
+        """Some were removed."""
+        for replica in [r for r in self.copies if replicas.all.get(r.place) is not r]:
+            copy = self.copies.pop(replica)
+            if self._by_place.get(copy.place) is copy:
+                del self._by_place[copy.place]
+
+    def registration(self, place: Place) -> Registration:
+        """What it says of its data, or will say when it registers (D4, D5)."""
+        form = self.broker.membership.format
+        is_registered = form.epoch != self._first_epoch
+        folder = LogKey(*place).folder
+        unvouched = {place: form.unvouched[folder]} if folder in form.unvouched else {}
+        epoch = form.epoch if is_registered else YET_TO_COME
+        return Registration(epoch, form.since_fsync, form.since_clean, unvouched)
