@@ -33,6 +33,7 @@ CONFIG: Final = {"cleanup": "compact", "retention_ms": 604_800_000, "flush": "fs
 OUT_OF_RANGE: Final = refusal(
     Code.OFFSET_OUT_OF_RANGE, "offset 9 is not stored", {"log_start": 2, "end": 7}
 )
+NOTHING: Final = refusal(Code.CONFLICT, "no reassignment is under way")
 NO_TOPIC: Final = refusal(Code.UNKNOWN_TOPIC, "there is no topic 'typo'")
 
 REQUESTS: Final[list[tuple[Api, dict[str, Any]]]] = [
@@ -76,6 +77,10 @@ REQUESTS: Final[list[tuple[Api, dict[str, Any]]]] = [
     (Api.ALTER_TOPIC, {"topic": "orders", "partitions": 6, "config": {"retention_ms": None}}),
     (Api.DELETE_TOPIC, {"topic": "orders"}),
     (Api.DESCRIBE, {"kind": "topics", "names": ["orders"], "internal": False, "after": ""}),
+    (Api.REASSIGN, {"topic": "orders", "partitions": [[0, [2, 3, 1]], [1, None]]}),
+    (Api.ELECT, {"topic": "orders", "kind": "preferred"}),
+    (Api.ELECT, {"topic": "orders", "kind": "unclean", "partitions": [0, 2]}),
+    (Api.FETCH, {"partitions": [[TOPIC, 0, 7, 65_536, 4, 3], [OTHER, 1, 0, 65_536, 4, None]]}),
 ]
 
 REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
@@ -126,6 +131,9 @@ REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
     (Api.DELETE_TOPIC, {}),
     (Api.DESCRIBE, {"items": [{"name": "orders", "id": TOPIC}], "more": False}),
     (Api.FETCH, {"error": error_to_wire(refusal(Code.NEED_HELLO, "send HELLO first"))}),
+    (Api.REASSIGN, {"results": [None, error_to_wire(NOTHING)]}),
+    (Api.ELECT, {"results": [None, None]}),
+    (Api.ELECT, {"error": error_to_wire(refusal(Code.NOT_LEADER, "broker 2 is", {"leader": 2}))}),
 ]
 
 LINES: Final[list[bytes | None]] = [

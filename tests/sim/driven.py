@@ -107,6 +107,29 @@ class Held:
         self.deliver()
 
 
+class Separation:
+    """A follower that its leader cannot reach: what they say is kept back on both ways."""
+
+    def __init__(self, gates: Sequence[Held]) -> None:
+        self._gates = gates
+
+    @property
+    def messages(self) -> int:
+        """How many are kept back."""
+        return sum(len(gate) for gate in self._gates)
+
+    def end(self) -> None:
+        """What was kept back arrives late."""
+        for gate in self._gates:
+            gate.end()
+
+    def lose(self) -> None:
+        """What was kept back is lost."""
+        for gate in self._gates:
+            gate.drop()
+            gate.end()
+
+
 class HeldCommit:
     """A commit that a broker has sent, and that has not reached the store."""
 
@@ -382,16 +405,16 @@ class Driven:
         name = self.store.keys.get(KEYS.topic_name(TOPIC))
         assert name is not None
         self.topic_id = TopicNameDocument.decode(name.value).topic_id
-        order = tuple(sorted(self.document.replicas))
+        document = self.document
+        order = tuple(sorted(document.replicas))
+        leader = self.member(order[0])
+        epoch = document.leader_epoch + (document.leader != leader)
+        isr = tuple(self.member(i) for i in order)
         self.write(
-            replace(
-                self.document,
-                replicas=order,
-                isr=tuple(self.member(i) for i in order),
-                leader=self.member(order[0]),
-                leader_epoch=self.document.leader_epoch + 1,
-            )
+            replace(document, replicas=order, isr=isr, leader=leader, leader_epoch=epoch)
         )
+        self.epoch = epoch
+        """The first leader epoch of 1."""
         self.until(lambda: all(self.role(i) is not None for i in order), "all have their roles")
         self.until(
             lambda: (
@@ -603,6 +626,14 @@ class Driven:
     def hold_replies(self, source: int, target: int, api: PeerApi = PeerApi.REPLICATE) -> Held:
         """Keep back what one broker answers another from now on."""
         return self._hold(target, source, api, PeerAnswered)
+
+    def separate(self, leader: int, *followers: int) -> Separation:
+        """Let nothing through between a leader and these, as its followers."""
+        gates = []
+        for follower in followers:
+            gates.append(self.hold_replies(leader, follower))
+            gates.append(self.hold_requests(follower, leader))
+        return Separation(gates)
 
     def _hold(self, at: int, source: int, api: PeerApi, kind: type[Event]) -> Held:
         host = self.hosts[at]

@@ -174,10 +174,17 @@ class Server:
         if self._broker.is_idle:
             await asyncio.to_thread(self._close_logs)
             await self._housekeeping.write(clean=True)
-            self._carry_out(self._broker.finish(self._read_clocks()))
+            await self._say_clean()
         else:
             logger.error("the disk did not finish within %s s: the next start scans", DRAIN_S)
         self._context.destroy(linger=200)
+
+    async def _say_clean(self) -> None:
+        """All logs are closed and on disk: `format` says so last, outside of the pool, which is
+        shut by now."""
+        for effect in self._broker.finish(self._read_clocks()):
+            assert isinstance(effect, WriteFormat), effect
+            self._feed(await asyncio.to_thread(self._write_format, effect))
 
     def abort(self) -> None:
         """Let go of everything at once, as a crash would; for tests in one process."""

@@ -177,10 +177,13 @@ class BrokerHost:
             self.disk = self.disk.power_cut(self._stream)
 
     def restart(self) -> None:
-        """Start the machine again, and the process with it."""
+        """Start the machine again, and the process with it; tried again if its disk refuses."""
         if not self.node.is_up:
             self.node.restart()
-            self.start()
+            try:
+                self.start()
+            except StorageError as error:
+                self._halt(f"does not start: {error}")
 
     def stop(self) -> None:
         """Begin a clean stop (C10); the node is down when it is done."""

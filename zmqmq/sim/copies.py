@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.replica import Replica
-from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.core.replication.follower import Follower
 from zmqmq.core.replication.isr import Isr, Pending
@@ -76,16 +76,16 @@ class Copy:
         log = self.replica.log
         return self._is_read and log is not None and not (log.failed or log.damage)
 
-    def is_changed(self) -> bool:
-        """Whether there is anything new to see."""
-        replica = self.replica
+    def is_changed(self, replica: Replica) -> bool:
+        """Whether there is anything new to see, or another replica has taken its place."""
         log, role = replica.log, replica.role
-        if log is not self.log or role is not self.role:
+        if replica is not self.replica or log is not self.log or role is not self.role:
             return True
         if log is None:
             return False
+        written = self.written
         if (
-            log.written_end != self.written
+            (log.end_offset != written and log.written_end != written)
             or log.flushed_end != self.flushed
             or log.start_offset != self.start
         ):
@@ -97,6 +97,17 @@ class Copy:
             isr is not None
             and (isr.document is not self.document or isr.pending is not self.pending)
         )
+
+    def is_merely_flushed(self) -> bool:
+        """Whether more of it is flushed, and nothing else has changed. Looks no further then."""
+        log, before = self.log, self.flushed
+        if log is None or log is not self.replica.log or log.flushed_end < before:
+            return False
+        self.flushed = log.flushed_end
+        if self._is_read and not log.failed and not self.is_changed(self.replica):
+            return True
+        self.flushed = before
+        return False
 
     def take_role(self) -> bool:
         """Remember the role of now; whether it is a new one."""
@@ -182,7 +193,8 @@ class Life:
         self.epoch = 0
         self.epochs: list[int] = []
         """Broker epochs in which it has served."""
-        self.copies: dict[Replica, Copy] = {}
+        self.copies: list[Copy] = []
+        """In the order of its replicas."""
         self._by_place: dict[Place, Copy] = {}
         self._first_epoch = broker.membership.format.epoch
         """That of the process before."""
@@ -204,17 +216,11 @@ class Life:
         """Its copy of a partition."""
         return self._by_place.get(place)
 
-    def begin_copy(self, replica: Replica) -> Copy:
-        """It has a new copy."""
-        copy = self.copies[replica] = self._by_place[replica.place] = Copy(self, replica)
-        return copy
-
-    def forget_copies(self, replicas: Replicas) -> None:
-        """Some were removed."""
-        for replica in [r for r in self.copies if replicas.all.get(r.place) is not r]:
-            copy = self.copies.pop(replica)
-            if self._by_place.get(copy.place) is copy:
-                del self._by_place[copy.place]
+    def follow(self, replicas: Mapping[Place, Replica]) -> None:
+        """Its replicas are others now."""
+        known = {copy.replica: copy for copy in self.copies}
+        self.copies = [known.get(r) or Copy(self, r) for r in replicas.values()]
+        self._by_place = {copy.place: copy for copy in self.copies}
 
     def registration(self, place: Place) -> Registration:
         """What it says of its data, or will say when it registers (D4, D5)."""

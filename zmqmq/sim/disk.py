@@ -294,6 +294,11 @@ class SimDisk:
         assert at >= 1
         self._faults.append(_Fault(operation, at - 1, count, full, end))
 
+    def mend(self) -> None:
+        """Fail no more, and have room."""
+        self._faults.clear()
+        self.budget = None
+
     def flip(self, path: str, position: int, mask: int = 1) -> None:
         """Flip bits of one byte, on the disk as well as in memory."""
         number = self._find(path)

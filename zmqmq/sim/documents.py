@@ -66,6 +66,8 @@ class Documents:
                         self._put(place, document, event.kv.mod_revision)
                     else:
                         self._delete(place)
+                case _:
+                    pass
 
     def _put(self, place: Place, after: PartitionDocument, revision: int) -> None:
         before = self.now.get(place)
@@ -104,9 +106,11 @@ class Documents:
                     fail("I29", f"{_member(member)} joins, and is not registered (L7)")
         elif after.rec == before.rec:
             self._check_controllers_step(place, before, after, fail)
-        if after.leader is not None and after.leader != before.leader:
-            if self._registered(after.leader.broker_id) != after.leader.broker_epoch:
-                fail("I9", f"{_member(after.leader)} is elected, and is not registered (C4)")
+        leader = after.leader
+        if leader is not None and leader != before.leader:
+            if self._registered(leader.broker_id) == leader.broker_epoch:
+                return
+            fail("I9", f"{_member(leader)} is elected, and is not registered (C4)")
 
     def _check_controllers_step(
         self, place: Place, before: PartitionDocument, after: PartitionDocument, fail: Fail

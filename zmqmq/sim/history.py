@@ -36,6 +36,8 @@ CREATE: Final = "create"
 ALTER: Final = "alter"
 DELETE: Final = "delete"
 SURVEY: Final = "survey"
+MOVE: Final = "move"
+ELECT: Final = "elect"
 
 Log = tuple[str, int]
 """A topic's label and a partition. A topic made anew under an old name has another label: see
@@ -117,6 +119,14 @@ class Described(NamedTuple):
     topic: str
     partitions: int
     config: Mapping[str, object]
+
+
+class Moving(NamedTuple):
+    """MOVE: to which brokers a partition is to go; None: nowhere, it stays. ELECT: no brokers."""
+
+    topic: str
+    partition: int
+    brokers: tuple[int, ...] | None
 
 
 class Entry(NamedTuple):

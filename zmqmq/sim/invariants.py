@@ -81,16 +81,16 @@ class Invariants:
         if broker.identity.epoch != life.epoch:
             life.epoch = broker.identity.epoch
             life.epochs.append(life.epoch)
-        copies, count = life.copies, 0
-        for replica in broker.replicas:
-            count += 1
-            copy = copies.get(replica)
-            if copy is None:
-                copy = life.begin_copy(replica)
-            if copy.is_changed():
+        replicas = broker.replicas.all
+        if len(replicas) != len(life.copies):
+            life.follow(replicas)
+        for replica, copy in zip(replicas.values(), life.copies, strict=True):
+            if copy.is_changed(replica):
+                if copy.replica is not replica:
+                    life.follow(replicas)
+                    self.look(host)
+                    return
                 self._changed(life, copy)
-        if count != len(copies):
-            life.forget_copies(broker.replicas)
 
     def finish(self) -> None:
         """When all is healed and quiet: copies are equal. Raises InvariantError."""
@@ -109,12 +109,14 @@ class Invariants:
     # What a broker has done
 
     def _end_life(self, life: Life) -> None:
-        for copy in life.copies.values():
+        for copy in life.copies:
             for epoch in life.epochs:
                 key = (Member(life.host.broker_id, epoch), copy.place)
                 self._ended[key] = Reach(copy.written, copy.flushed)
 
     def _changed(self, life: Life, copy: Copy) -> None:
+        if copy.is_merely_flushed():
+            return
         place, replica = copy.place, copy.replica
         committed = self._committed_of(place)
 
@@ -138,7 +140,7 @@ class Invariants:
             elif copy.high_watermark < before:
                 fail("I7", f"its high watermark fell from {before} to {copy.high_watermark}")
             self._check_maximal(place, copy, role)
-            if copy.high_watermark > committed.end:
+            if min(copy.high_watermark, copy.written) > committed.end:
                 self._commit(life, copy, role, committed)
         if role is not None and replica.rec == self._rec(place):
             self._check_exposed(copy, committed, fail)
@@ -168,7 +170,7 @@ class Invariants:
 
     def _check_exposed(self, copy: Copy, committed: Committed, fail: Fail) -> None:
         """I6: what a copy takes for committed is."""
-        at = copy.high_watermark
+        at = min(copy.high_watermark, copy.written)  # what is not written yet is not shown
         if at > committed.end:
             fail("I6", f"it exposes up to {at}, and {committed.end} is committed")
         wrong = committed.differs(copy.shadow, at)
@@ -177,7 +179,7 @@ class Invariants:
 
     def _commit(self, life: Life, copy: Copy, role: Partition, committed: Committed) -> None:
         """A leader has moved the true high watermark."""
-        place, end = copy.place, copy.high_watermark
+        place, end = copy.place, min(copy.high_watermark, copy.written)
 
         def fail(rule: str, why: str) -> NoReturn:
             self._fail(rule, place, f"{life} commits up to {end}: {why}")

@@ -43,8 +43,7 @@ class Nemesis:
                 log.failed or log.damage for log in host.broker.replicas.logs
             ):
                 host.crash()  # as its operator would, where a log has no other copy
-            if not host.is_stopping:
-                host.restart()
+            host.restart()
         for client in self.scene.clients.values():
             client.node.resume()
 

@@ -19,7 +19,7 @@ from tests.unit.client.scripted import (
 )
 from zmqmq.client.machines.batch import Stored
 from zmqmq.client.machines.commits import Commits
-from zmqmq.client.machines.effects import MS
+from zmqmq.client.machines.effects import MS, Link
 from zmqmq.client.machines.stream import Place, PlaceKind
 from zmqmq.errors import (
     Code,
@@ -690,3 +690,73 @@ class TestCoordinator:
         world.answer(again, {"offsets": [[id_of("t"), 0, 9, 1, "", START_MS]]})
 
         assert world.take(Api.FETCH).fields["partitions"][0][2] == 9
+
+
+class TestController:
+    """REASSIGN and ELECT go to whoever the brokers call the controller."""
+
+    FIELDS = {"topic": "t", "partitions": [[0, [2]]]}  # noqa: RUF012 - never changed
+
+    def asked(self, ms: int = 30_000) -> tuple[World, Promise]:
+        world, promise = World(), Promise()
+        world.greet()
+        deadline = world.now + ms * MS
+        world.core.admin.call(world.now, Api.REASSIGN, self.FIELDS, deadline, promise)
+        world.step()
+        return world, promise
+
+    def redirect(self, world: World, leader: int | None) -> None:
+        hints = {} if leader is None else {"leader": leader}
+        world.refuse(world.take(Api.REASSIGN), Code.NOT_LEADER, **hints)
+        if leader is not None:
+            world.tell_metadata()
+        world.advance(100)
+        world.greet_all()
+        world.advance(100)
+
+    def test_the_hint_is_followed(self) -> None:
+        world, promise = self.asked()
+        self.redirect(world, 3)
+        sent = world.take(Api.REASSIGN)
+        assert world.broker_of(sent) == 3
+        assert sent.fields["partitions"] == self.FIELDS["partitions"]
+        world.answer(sent, {"results": [None]})
+        assert promise.value == {"results": [None]}
+
+    def test_a_controller_that_is_not_reached_is_asked_for_again(self) -> None:
+        world, promise = self.asked()
+        world.refuse(world.take(Api.REASSIGN), Code.NOT_LEADER, leader=3)
+        world.tell_metadata()
+        world.advance(100)
+        assert world.take_all(Api.REASSIGN) == []
+        world.take(Api.HELLO)
+        world.core.handle_link(world.now, world.socket_to(3), Link.REFUSED)
+        world.step()
+        world.advance(2_000)
+        assert world.broker_of(again := world.take(Api.REASSIGN)) == 1
+        world.answer(again, {"results": [None]})
+        assert promise.value == {"results": [None]}
+
+    def test_while_there_is_none_it_is_asked_again(self) -> None:
+        world, promise = self.asked()
+        for _ in range(3):
+            self.redirect(world, None)
+            world.advance(1_000)
+        world.answer(world.take(Api.REASSIGN), {"results": [None]})
+        assert promise.value == {"results": [None]}
+
+    def test_until_the_deadline(self) -> None:
+        world, promise = self.asked(1_500)
+        for _ in range(20):
+            for sent in world.take_all(Api.REASSIGN):
+                world.refuse(sent, Code.NOT_LEADER)
+            world.advance(100)
+        assert promise.error.code is Code.NOT_LEADER
+
+    def test_a_lost_answer_is_a_perhaps(self) -> None:
+        world, promise = self.asked()
+        world.take(Api.REASSIGN)
+        world.lose()
+        world.advance(10_000)
+        assert isinstance(promise.error, OutcomeUnknownError)
+        assert world.take_all(Api.REASSIGN) == []

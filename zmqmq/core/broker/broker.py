@@ -402,11 +402,11 @@ class Broker:
         self.membership.unvouch([log.key.folder], lambda _: self.outbox.emit(halt))
 
     def _echoed(self, session: FollowerSession) -> bool:
-        """A follower has answered; whether somebody still waits for it (D10)."""
+        """A follower has answered; whether somebody waits for another answer of it (D10)."""
         awaited = [p for p in self.latest.awaited if p.place in session.entries]
         for partition in awaited:
             self.latest.check(partition)
-        return any(p.place in session.entries for p in self.latest.awaited)
+        return any(self.latest.is_owed(partition, session.echo) for partition in awaited)
 
     # Roles
 

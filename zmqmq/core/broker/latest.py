@@ -96,6 +96,12 @@ class Latest:
         """Partitions for which somebody waits."""
         return list(self._waiting)
 
+    def is_owed(self, partition: Partition, echo: int) -> bool:
+        """Whether somebody waits for more than this echo from a follower. One that has answered is
+        not hurried any more, or it would be asked for ever while another one is silent."""
+        requests = self._waiting.get(partition, ())
+        return any(echo <= request.rounds[partition] for request in requests)
+
     def check(self, partition: Partition) -> None:
         """A follower has confirmed something, or the ISR or the high watermark has changed."""
         for request in tuple(self._waiting.get(partition, ())):

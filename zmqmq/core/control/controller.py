@@ -336,13 +336,13 @@ class Controller:
             if step is not None:
                 return [step]
         steps: list[_Step] = []
-        conditions = 1
+        live: dict[Member, None] = {}
         while term.dirty and len(steps) < OPERATIONS_PER_COMMIT:
             place = next(iter(term.dirty))
             step = self._next(now, term, place)
             if step is not None:
-                conditions += 1 + len(step.guards)
-                if conditions > OPERATIONS_MAX and steps:
+                live |= dict.fromkeys(step.guards)
+                if 1 + len(live) + len(steps) + 1 > OPERATIONS_MAX and steps:
                     break  # it stays for the next one
                 steps.append(step)
             term.dirty.pop(place, None)
