@@ -70,6 +70,7 @@ class Code(enum.IntEnum):
     SHUTTING_DOWN = 36
     TOO_MANY_SESSIONS = 37
     NOT_ENOUGH_REPLICAS = 38
+    FENCED_LEADER_EPOCH = 39
     STORAGE_DAMAGED = 40
     STORAGE_OFFLINE = 41
     TIMED_OUT = 50
@@ -195,7 +196,8 @@ class InvalidNameError(RefusedError):
 
 
 class OffsetOutOfRangeError(RefusedError):
-    """Nothing is stored under this offset; `hints` has `log_start` and `end`."""
+    """Nothing is stored under this offset, or not what was read before it; `hints` has `log_start`
+    and `end`, and in the latter case `parted`: from there on the log is another one."""
 
     code = Code.OFFSET_OUT_OF_RANGE
 
@@ -236,6 +238,7 @@ _RETRIABLE = frozenset(
         Code.SHUTTING_DOWN,
         Code.TOO_MANY_SESSIONS,
         Code.NOT_ENOUGH_REPLICAS,
+        Code.FENCED_LEADER_EPOCH,
         Code.TIMED_OUT,
         Code.NOT_COMMITTED,
     }

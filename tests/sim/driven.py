@@ -27,9 +27,12 @@ from zmqmq.core.broker.events import (
     PeerAsked,
     Received,
     Register,
+    Ticked,
+    WriteFormat,
 )
 from zmqmq.core.broker.replica import Replica
 from zmqmq.core.control import elections
+from zmqmq.core.control.controller import Controller
 from zmqmq.core.control.image import Image
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import AmbiguousError, Commit, Delete, Put
@@ -45,6 +48,7 @@ from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import read
 from zmqmq.errors import ZmqmqError
 from zmqmq.model.limits import MIB
+from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.broker_host import KEYS, BrokerHost, HostOptions
 from zmqmq.sim.checkers import check
@@ -184,21 +188,26 @@ class DrivenHost(BrokerHost):
         self.commits: list[HeldCommit] = []
         self.holds_flushes = False
         self._flushes: list[FlushFiles] = []
+        self.holds_format = False
+        """Whether the file `format` cannot be replaced: it takes for ever."""
         self.is_kept_out = False
         """Whether it may not register."""
         self._registration: Register | None = None
 
     def start(self) -> None:
-        """As ever; nothing is kept back from a new process but what is said after that."""
-        kept_out = self.is_kept_out
+        """As ever. From a new process nothing is kept back but what was said while it was down."""
+        is_kept_out, holds_flushes = self.is_kept_out, self.holds_flushes
+        holds_format = self.holds_format
         self._open_gates()
-        self.is_kept_out = kept_out
+        self.is_kept_out, self.holds_flushes = is_kept_out, holds_flushes
+        self.holds_format = holds_format
         super().start()
 
     def crash(self, *, power_cut: bool = False) -> None:
         """As ever, with the worst that the end of the power can do to unflushed data."""
         self.node.crash(power_cut=power_cut)
         self.broker = None
+        self.is_kept_out = self.holds_flushes = self.holds_format = False
         if power_cut:
             self.disk = self.disk.power_cut(WorstLuck())
 
@@ -256,6 +265,8 @@ class DrivenHost(BrokerHost):
             self.commits.append(HeldCommit(self, effect))
         elif isinstance(effect, Register) and self.is_kept_out:
             self._registration = effect
+        elif isinstance(effect, WriteFormat) and self.holds_format:
+            pass
         else:
             super()._do(effect)
 
@@ -434,7 +445,17 @@ class Driven:
         """Let time go by until that is so."""
         end = self.loop.now + within
         while not condition():
-            assert self.loop.now < end and self.loop.step(), f"it never came about that {what}"
+            assert self.loop.now < end and self.loop.step(), self._story(what)
+
+    def _story(self, what: str) -> str:
+        """That something never came about, and how things stand."""
+        copies = [
+            f"b{i}: {type(self.role(i)).__name__}, log to {self.end(i)}, "
+            f"high watermark {self.high_watermark(i)}"
+            for i in self.hosts
+        ]
+        lines = [f"it never came about that {what}; {self.document}", *copies]
+        return "\n  ".join([*lines, *self.trace.lines[-20:]])
 
     def never(self, condition: Callable[[], object], what: str, seconds: float = 1) -> None:
         """Let time go by, in which that is never so."""
@@ -560,6 +581,18 @@ class Driven:
     def see(self, *broker_ids: int) -> None:
         for broker_id in broker_ids:
             self.hosts[broker_id].see()
+
+    def is_controller(self, broker_id: int) -> bool:
+        """Whether it is the controller, as far as it knows."""
+        broker = self.hosts[broker_id].broker
+        return broker is not None and broker.controller.is_active
+
+    def order(self, broker_id: int, what: Callable[[Controller, Now], object]) -> None:
+        """Have a controller do something."""
+        host = self.hosts[broker_id]
+        assert host.broker is not None
+        what(host.broker.controller, host._now())
+        host.feed(Ticked())
 
     def _is_up(self, broker_id: int) -> bool:
         broker = self.hosts[broker_id].broker
@@ -704,11 +737,12 @@ class Driven:
         assert sent.is_acked, sent.outcome
         return sent
 
-    def alter(self, **config: object) -> None:
-        """Change settings of the topic."""
+    def alter(self, *, by: int = 0, **config: object) -> None:
+        """Change settings of the topic; ask a certain broker to do it."""
         answers: list[object] = []
         fields = {"topic": TOPIC, "config": config}
-        self.hands["p1"].host.call(Api.ALTER_TOPIC, fields, answers.append)
+        hand = self.hand(f"alter{by}", [by]) if by else self.hands["p1"]
+        hand.host.call(Api.ALTER_TOPIC, fields, answers.append)
         self.until(lambda: answers, "the topic is changed")
         assert isinstance(answers[0], dict), answers
 

@@ -64,7 +64,7 @@ from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.reading import Place
 from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.core.storage.truncation import cut
-from zmqmq.errors import HaltedError, StorageError
+from zmqmq.errors import DirectoryError, HaltedError, StorageError
 from zmqmq.model.now import Now
 from zmqmq.runtime.flusher import Failures, Flusher
 from zmqmq.runtime.housekeeping import Housekeeping
@@ -225,8 +225,7 @@ class Server:
             self._carry_out(self._broker.handle(self._now, event))
         except BaseException as error:
             # A machine that has been wrong once must not speak again.
-            if not self._failed.done():
-                self._failed.set_exception(error)
+            self._fail(error)
             raise
 
     def _read_clocks(self) -> Now:
@@ -284,7 +283,7 @@ class Server:
                 case Register():
                     self._spawn(self._register(effect))
                 case Halt(reason):
-                    self._halt(reason)
+                    self._fail(HaltedError(reason))
                 case Unregister():
                     pass  # the embedded store has no leases: the lock of the directory is enough
                 case _:
@@ -391,9 +390,10 @@ class Server:
         self._feed(Registered(done.revision))
         self._check_started()
 
-    def _halt(self, reason: str) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """The first is raised where the server is waited for."""
         if not self._failed.done():
-            self._failed.set_exception(HaltedError(reason))
+            self._failed.set_exception(error)
 
     def _in_pool(self, work: Callable[..., Event | None], *arguments: object) -> None:
         self._spawn(self._await_pool(work, arguments))
@@ -421,15 +421,27 @@ class Server:
         """The mirror's first batch is the store as it stands, the others what has changed."""
         if self._compacted == 0:
             self._compacted = batch.revision
-            items = [event.kv for event in batch.events]
-            self._now = self._read_clocks()
-            self._carry_out(self._broker.start(self._now, items, batch.revision))
+            self._begin(batch)
         else:
             self._feed(MetadataChanged(batch))
         self._check_started()
         if batch.revision >= self._compacted + HISTORY_KEPT:
             self._compacted = batch.revision
             self._spawn(self._store.compact(batch.revision))
+
+    def _begin(self, batch: Batch) -> None:
+        reached = self._broker.membership.format.epoch
+        if batch.revision < reached:
+            error = DirectoryError(
+                f"the metadata store has gone back: it is at revision {batch.revision}, and broker "
+                f"epoch {reached} was reached already; metadata.db is an old copy, or has lost its "
+                "end"
+            )
+            self._fail(error)
+            return
+        items = [event.kv for event in batch.events]
+        self._now = self._read_clocks()
+        self._carry_out(self._broker.start(self._now, items, batch.revision))
 
     def _check_started(self) -> None:
         if not self._started.is_set() and self._broker.is_started:
@@ -442,8 +454,8 @@ class Server:
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not self._failed.done():
-            self._failed.set_exception(error)
+        if not task.cancelled() and (error := task.exception()):
+            self._fail(error)
 
     def _close_logs(self) -> None:
         for log in self._broker.replicas.logs:

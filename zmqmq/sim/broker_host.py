@@ -238,6 +238,8 @@ class BrokerHost:
             return
         self._events += 1
         self._carry_out(broker.handle(self._now(), event))
+        if self.broker is None:
+            return  # halted
         if not self._listeners and broker.is_started:
             self._listen()
         self.on_event(self)

@@ -15,7 +15,7 @@ from zmqmq.core.replication.vouching import Place, Registration
 from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.sim.broker_host import BrokerHost
 from zmqmq.sim.disk import SimDisk
-from zmqmq.sim.observed import Fail, Lineage, Shadow, Unreadable, stored
+from zmqmq.sim.observed import Fail, Lineage, Shadow, Tail, Unreadable, stored
 
 YET_TO_COME: Final = 1 << 62
 """Stands for the broker epoch that a process has not got yet."""
@@ -26,6 +26,7 @@ class Copy:
 
     __slots__ = (
         "_is_read",
+        "_tail",
         "document",
         "flushed",
         "high_watermark",
@@ -50,6 +51,7 @@ class Copy:
         self.log: Log | None = None
         self.shadow = Shadow(0)
         self._is_read = False
+        self._tail = Tail()
         self.start = self.written = self.flushed = self.high_watermark = 0
         self.role: Partition | Follower | None = None
         self.isr: Isr | None = None
@@ -119,7 +121,7 @@ class Copy:
             self.document, self.pending = role.isr.document, role.isr.pending
         return is_new
 
-    def read(self, lineage: Lineage | None, fail: Fail, *, may_rot: bool) -> bool:
+    def read(self, lineage: Lineage | None, fail: Fail) -> bool:
         """Follow the log; False if there is none, or nothing certain in it. `lineage` is None if
         batches may be replaced by others."""
         log = self.replica.log
@@ -127,10 +129,14 @@ class Copy:
             self.log, self._is_read = log, False
         if log is None or log.failed or log.damage:
             return False
+        is_same = self._is_read and log.written_end == self.written
+        if is_same and log.start_offset == self.start:
+            self.flushed, self.was_cut = log.flushed_end, False
+            return True
         try:
             self._follow(log, lineage, fail)
         except Unreadable as error:
-            if not may_rot:
+            if not self.life.disk.is_rotten:
                 fail("I11", str(error))
             self._is_read = False
             return False
@@ -152,6 +158,8 @@ class Copy:
             shadow.cut(end)
         else:
             self.was_cut = False
+        if self.was_cut:
+            self._tail = Tail()
         self._extend(log, end, lineage, fail)
         if shadow.end != end:
             fail("I11", f"its log ends at {end}, and its last batch at {shadow.end}")
@@ -162,7 +170,7 @@ class Copy:
         shadow = self.shadow
         if shadow.end >= end:
             return
-        for batch, _ in stored(self.life.disk, log, shadow.end, end):
+        for batch, _ in stored(self.life.disk, log, shadow.end, end, self._tail):
             if lineage is None:
                 shadow.skip(batch.next)
                 continue
@@ -176,7 +184,7 @@ class Copy:
             fail("I30", f"its last epoch is {log.epochs.latest}, that of its last batch {last}")
         if not self.was_cut:
             return
-        first = self.shadow.batches[0].base if last is not None else self.start - 1
+        first = self.shadow.start - 1 if last is None else self.shadow.batches[0].base
         index = [entry for entry in log.epochs.snapshot() if entry[1] > first]
         if index != self.shadow.epochs():
             fail("I30", f"its epochs are {index}, those of its batches {self.shadow.epochs()}")

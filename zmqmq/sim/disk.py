@@ -162,6 +162,8 @@ class SimDisk:
         self.operations: list[Operation] = []
         """If history is kept: all that changed this disk since it was new or came out of a power
         cut."""
+        self.is_rotten = False
+        """Whether bits were flipped."""
         self._keeps_history = keeps_history
         self._durable = durable or _State({ROOT: {}}, {})
         """As it was when `operations` began."""
@@ -307,6 +309,7 @@ class SimDisk:
         assert position < file.size
         before = file.data[position] if position < len(file.data) else 0
         change = Wrote(number, position, bytes([before ^ mask]), flipped=True)
+        self.is_rotten = True
         self.change(file, change, CERTAIN)
 
     def rot(self, rng: Stream, end: str = "") -> tuple[str, int] | None:
@@ -365,12 +368,14 @@ class SimDisk:
         return self._after(_State(*replay.some_way(list(replay.pending.values()), rng)))
 
     def _after(self, state: _State) -> SimDisk:
-        return SimDisk(
+        disk = SimDisk(
             self.budget,
             keeps_history=self._keeps_history,
             durable=state,
             next_number=self._next_number,
         )
+        disk.is_rotten = self.is_rotten
+        return disk
 
     def _replay_to(self, at: int | None) -> Replay:
         if not self._keeps_history:

@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 from zmqmq.batch.layout import HEADER_SIZE, head_is_valid, unpack_header
 from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.segment import Segment
 from zmqmq.sim.disk import SimDisk
 
 Fail = Callable[[str, str], NoReturn]
@@ -38,12 +39,29 @@ class Unreadable(Exception):  # noqa: N818 - the disk is what is wrong
     """A header is not what was written."""
 
 
-def stored(disk: SimDisk, log: Log, start: int, end: int) -> Iterator[tuple[Batch, memoryview]]:
+class Tail:
+    """Where reading a log has ended, so that it need not be looked for again."""
+
+    __slots__ = ("offset", "position", "segment")
+
+    def __init__(self) -> None:
+        self.segment: Segment | None = None
+        self.offset = self.position = 0
+
+
+def stored(
+    disk: SimDisk, log: Log, start: int, end: int, tail: Tail | None = None
+) -> Iterator[tuple[Batch, memoryview]]:
     """The batches of a log between two offsets as they stand in its files. Raises Unreadable."""
     while start < end:
-        segment = log.segment_of(start)
+        if tail is not None and tail.segment is log.segments[-1] and tail.offset == start:
+            segment, offset, position = tail.segment, start, tail.position
+        else:
+            segment = log.segment_of(start)
+            offset, position = segment.place_before(start)
         view = memoryview(disk.peek(segment.path))
-        offset, position = segment.place_before(start)
+        if position >= segment.size:
+            raise Unreadable(f"{segment.path} has nothing from offset {start} on")
         while start < end and position < segment.size:
             if position + HEADER_SIZE > len(view):
                 raise Unreadable(f"{segment.path} ends at byte {len(view)}")
@@ -51,7 +69,7 @@ def stored(disk: SimDisk, log: Log, start: int, end: int) -> Iterator[tuple[Batc
             if not head_is_valid(view, position, header.head_crc):
                 raise Unreadable(f"{segment.path} byte {position}: a checksum is wrong")
             if header.base_offset != offset:
-                found = f"offset {header.base_offset} stands where {offset} belongs (I11)"
+                found = f"offset {header.base_offset} stands where {offset} belongs"
                 raise Unreadable(f"{segment.path} byte {position}: {found}")
             offset = header.next_offset
             if offset > start:
@@ -64,8 +82,8 @@ def stored(disk: SimDisk, log: Log, start: int, end: int) -> Iterator[tuple[Batc
                 start = offset
                 yield batch, view[position : position + header.size]
             position += header.size
-        if start < end and start >= segment.end_offset and log.segment_of(start) is segment:
-            raise Unreadable(f"{segment.path} has nothing from offset {start} on")
+        if tail is not None:
+            tail.segment, tail.offset, tail.position = segment, offset, position
 
 
 class Shadow:

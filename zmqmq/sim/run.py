@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from zmqmq.errors import Code
 from zmqmq.sim.checkers import Allowed, Violation, check
 from zmqmq.sim.cluster import Cluster
 from zmqmq.sim.faults import Fault
@@ -91,7 +92,6 @@ class Run:
     def recover(self) -> None:
         """Nothing goes wrong any more: everything has to work again, and come to an end."""
         self.nemesis.heal()
-        self.invariants.disks_rot = self.nemesis.scene.has_rotted
         for client in self.clients.values():
             if not client.node.is_up:
                 client.node.restart()
@@ -132,7 +132,9 @@ class Run:
         for loss in self.invariants.losses:
             losses.setdefault((loss.topic, loss.partition), []).append((loss.start, loss.end))
         trimmed = [name for name, plan in self.world.topics.items() if plan.is_trimmed]
-        return Allowed(losses, trimmed)
+        # The one copy of a partition that has no other is offline when its disk has failed.
+        failed = self.nemesis.census["disk_fails"] + self.nemesis.census["full_disk"]
+        return Allowed(losses, trimmed, (Code.STORAGE_OFFLINE.name,) if failed else ())
 
 
 def run(

@@ -157,7 +157,7 @@ def _draw_hosts(stream: Stream, brokers: int) -> HostOptions:
             offsets_partitions=choice((1, 2)),
             offsets_replicas=brokers,
             session_lease_ms=choice((2_000, 10_000, 60_000)),
-            fetches_max=choice((1, 4, 64)),
+            fetches_max=choice((8, 64)),
         ),
         storage=StorageOptions(
             index_interval_bytes=choice((512, 512, 16_384)),

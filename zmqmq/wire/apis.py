@@ -135,7 +135,8 @@ REQUESTS: Final[dict[Api, Schema]] = {
         ),
         "partitions": Field(
             "list",
-            "[topic id bin 16, partition, offset, max bytes]",
+            "[topic id bin 16, partition, offset, max bytes, leader epoch known or nil, leader "
+            "epoch of the last record read or nil]; the last two may be absent",
             minimum=1,
             maximum=ENTRIES_MAX,
         ),

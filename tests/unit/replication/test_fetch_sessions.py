@@ -116,12 +116,20 @@ def test_what_a_follower_was_told_is_told_again_in_a_new_epoch() -> None:
     assert not session.is_told(place, 3, 0)
 
 
+def test_whoever_lists_a_partition_is_told_its_high_watermark_also_if_that_never_moves() -> None:
+    sessions = FollowerSessions(5)
+    session = sessions.receive(0, request(listed=[listed()]))
+
+    assert list(session.news) == [(bytes(16), 0)]
+
+
 def test_marks_reach_the_sessions_that_list_the_partition() -> None:
     sessions = FollowerSessions(5)
     one = sessions.receive(0, request(sender=Member(1, 9), listed=[listed(0)]))
     two = sessions.receive(0, request(listed=[listed(1)]))
-    one.due.clear()
-    two.due.clear()
+    for session in (one, two):
+        session.due.clear()
+        session.news.clear()
     sessions.mark_news((bytes(16), 1))
 
     assert sessions.mark((bytes(16), 0)) == [one]

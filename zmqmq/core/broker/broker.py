@@ -263,8 +263,12 @@ class Broker:
         match event:
             case LogOpened(key, log):
                 self.replicas.opened(key, log)
+                place = (key.topic_id, key.partition)
+                if isinstance(log, StorageError) and self.replicas.is_shared(place):
+                    self.outbox.emit(Halt(f"{key.folder} cannot be opened: {log}"))
                 self.topics.partition_served(key.topic_id)
-                self.flushing.begin()
+                if self.membership.has_begun or not self.replicas.is_opening:
+                    self.flushing.begin()  # at a start all of them together
                 self._register_if_ready(now)
             case LogTruncated(key, log):
                 self.replicas.truncated(now, key, log)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
+from zmqmq.core.broker.known_epochs import check_epochs
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.sessions import Session, Sessions
@@ -240,11 +241,15 @@ class Fetching:
             self._starved.remove(session)
 
     def _entry(self, session: Session, entry: object) -> tuple[Partition | WireError, int, int]:
-        topic_id, number, offset, max_bytes = row("partitions", entry, bytes, int, int, int)
+        topic_id, number, offset, max_bytes, *epochs = row(
+            "partitions", entry, bytes, int, int, int
+        )
         try:
             partition = self._catalog.partition(topic_id, number)
             if not authorize(session.principal, Action.READ, "topic", partition.topic):
                 raise refusal(Code.DENIED, f"may not read {partition.topic!r}")
+            if epochs:
+                check_epochs(partition, offset, epochs)
             check_offset(partition.log, offset)
         except WireError as error:
             return error, 0, 0

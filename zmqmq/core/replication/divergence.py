@@ -23,6 +23,19 @@ def divergence(log: Log, written: int, last_epoch: int) -> tuple[int, int] | Non
     return (epoch, end) if epoch < last_epoch or end < written else None
 
 
+def parted(log: Log, offset: int, last_epoch: int) -> int | None:
+    """F12: from where on the log is not the one that a consumer has read, who wants `offset` next
+    and read its last record in `last_epoch`; None: it is, as far as can be known.
+
+    Compaction drops whole epochs, and has batches reach over what was dropped behind them: what it
+    may have changed proves nothing.
+    """
+    if log.config.cleanup == "compact":
+        return None
+    found = divergence(log, offset, last_epoch)
+    return None if found is None else min(found[1], offset)
+
+
 def cut_for(log: Log, epoch: int, end: int) -> int:
     """F5: where a follower truncates that was told (epoch, end). If it has not this epoch itself it
     goes back to one before, and asks again."""

@@ -113,7 +113,8 @@ class FollowerSession:
             place = (listed.topic_id, listed.partition)
             before = self.entries.get(place)
             self.entries[place] = listed
-            self.due[place] = None
+            # Told with the next reply, unless it is known: perhaps it will never move again.
+            self.due[place] = self.news[place] = None
             if before is None or before.leader_epoch != listed.leader_epoch:
                 self._told.pop(place, None)
 

@@ -46,6 +46,8 @@ class Allowed:
     """Offsets, from and to, that an unclean election has flagged as lost; they are used again."""
     trimmed: Container[str] = ()
     """Topics from whose logs retention may remove what is old."""
+    refusals: Container[str] = ()
+    """Codes with which readers may be refused."""
 
 
 class Sent:

@@ -52,6 +52,8 @@ def readers_are_not_refused(facts: Facts) -> Iterator[Violation]:
         if entry.f != POLL or entry.type != FAIL:
             continue
         refused = entry.value
+        if refused.code in facts.allowed.refusals:
+            continue
         if refused.code == Code.OFFSET_OUT_OF_RANGE.name and facts.allowed.losses:
             continue
         if refused.code == Code.UNKNOWN_TOPIC.name and facts.deleted:
