@@ -426,7 +426,10 @@ class Driven:
         )
         self.epoch = epoch
         """The first leader epoch of 1."""
-        self.until(lambda: all(self.role(i) is not None for i in order), "all have their roles")
+        self.until(
+            lambda: self.is_leading(1) and all(self.is_following(i, 1) for i in order[1:]),
+            "all have their roles",
+        )
         self.until(
             lambda: (
                 all(m in self.leading(1).isr.followers for m in order[1:])

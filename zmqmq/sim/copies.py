@@ -25,11 +25,12 @@ class Copy:
     """One copy, in one process."""
 
     __slots__ = (
-        "_is_read",
+        "_former",
         "_tail",
         "document",
         "flushed",
         "high_watermark",
+        "is_read",
         "isr",
         "led",
         "life",
@@ -44,13 +45,16 @@ class Copy:
         "written",
     )
 
-    def __init__(self, life: Life, replica: Replica) -> None:
+    def __init__(self, life: Life, replica: Replica, former: Shadow | None) -> None:
         self.life = life
+        self._former = former
+        """What the process before had of it."""
         self.replica = replica
         self.place: Place = replica.place
         self.log: Log | None = None
         self.shadow = Shadow(0)
-        self._is_read = False
+        self.is_read = False
+        """Whether what the log has is known."""
         self._tail = Tail()
         self.start = self.written = self.flushed = self.high_watermark = 0
         self.role: Partition | Follower | None = None
@@ -76,7 +80,7 @@ class Copy:
     def is_known(self) -> bool:
         """Whether there is a log, and all that it says it has is there."""
         log = self.replica.log
-        return self._is_read and log is not None and not (log.failed or log.damage)
+        return self.is_read and log is not None and not (log.failed or log.damage)
 
     def is_changed(self, replica: Replica) -> bool:
         """Whether there is anything new to see, or another replica has taken its place."""
@@ -100,17 +104,6 @@ class Copy:
             and (isr.document is not self.document or isr.pending is not self.pending)
         )
 
-    def is_merely_flushed(self) -> bool:
-        """Whether more of it is flushed, and nothing else has changed. Looks no further then."""
-        log, before = self.log, self.flushed
-        if log is None or log is not self.replica.log or log.flushed_end < before:
-            return False
-        self.flushed = log.flushed_end
-        if self._is_read and not log.failed and not self.is_changed(self.replica):
-            return True
-        self.flushed = before
-        return False
-
     def take_role(self) -> bool:
         """Remember the role of now; whether it is a new one."""
         role = self.replica.role
@@ -126,10 +119,10 @@ class Copy:
         batches may be replaced by others."""
         log = self.replica.log
         if log is not self.log:
-            self.log, self._is_read = log, False
+            self.log, self.is_read = log, False
         if log is None or log.failed or log.damage:
             return False
-        is_same = self._is_read and log.written_end == self.written
+        is_same = self.is_read and log.written_end == self.written
         if is_same and log.start_offset == self.start:
             self.flushed, self.was_cut = log.flushed_end, False
             return True
@@ -138,16 +131,16 @@ class Copy:
         except Unreadable as error:
             if not self.life.disk.is_rotten:
                 fail("I11", str(error))
-            self._is_read = False
+            self.is_read = False
             return False
-        self._is_read = True
+        self.is_read = True
         self.start, self.flushed, self.written = log.start_offset, log.flushed_end, self.shadow.end
         return True
 
     def _follow(self, log: Log, lineage: Lineage | None, fail: Fail) -> None:
         shadow, start, end = self.shadow, log.start_offset, log.written_end
         self.was_cut = True
-        if not self._is_read:
+        if not self.is_read:
             shadow = self.shadow = Shadow(start)
         elif self.start < start <= shadow.end <= end:
             shadow.drop(start)
@@ -170,7 +163,9 @@ class Copy:
         shadow = self.shadow
         if shadow.end >= end:
             return
-        for batch, _ in stored(self.life.disk, log, shadow.end, end, self._tail):
+        for batch, _ in stored(
+            self.life.disk, log, shadow.end, end, tail=self._tail, former=self._former
+        ):
             if lineage is None:
                 shadow.skip(batch.next)
                 continue
@@ -193,9 +188,18 @@ class Copy:
 class Life:
     """One process of a broker."""
 
-    __slots__ = ("_by_place", "_first_epoch", "broker", "copies", "epoch", "epochs", "host")
+    __slots__ = (
+        "_by_place",
+        "_first_epoch",
+        "_formers",
+        "broker",
+        "copies",
+        "epoch",
+        "epochs",
+        "host",
+    )
 
-    def __init__(self, host: BrokerHost, broker: Broker) -> None:
+    def __init__(self, host: BrokerHost, broker: Broker, before: Life | None) -> None:
         self.host = host
         self.broker = broker
         self.epoch = 0
@@ -204,6 +208,7 @@ class Life:
         self.copies: list[Copy] = []
         """In the order of its replicas."""
         self._by_place: dict[Place, Copy] = {}
+        self._formers: dict[Place, Shadow] = before.shadows if before else {}
         self._first_epoch = broker.membership.format.epoch
         """That of the process before."""
 
@@ -220,6 +225,11 @@ class Life:
         """Where its logs are; only while it runs."""
         return self.host.disk
 
+    @property
+    def shadows(self) -> dict[Place, Shadow]:
+        """What it has, or those before it had of what it has not read."""
+        return self._formers | {copy.place: copy.shadow for copy in self.copies if copy.is_read}
+
     def copy_of(self, place: Place) -> Copy | None:
         """Its copy of a partition."""
         return self._by_place.get(place)
@@ -227,7 +237,9 @@ class Life:
     def follow(self, replicas: Mapping[Place, Replica]) -> None:
         """Its replicas are others now."""
         known = {copy.replica: copy for copy in self.copies}
-        self.copies = [known.get(r) or Copy(self, r) for r in replicas.values()]
+        self.copies = [
+            known.get(r) or Copy(self, r, self._formers.get(r.place)) for r in replicas.values()
+        ]
         self._by_place = {copy.place: copy for copy in self.copies}
 
     def registration(self, place: Place) -> Registration:

@@ -26,6 +26,7 @@ from zmqmq.sim.workloads.base import SimClient
 
 ALL: Final = "all"
 LOOK_AGAIN_NS: Final = 100 * MS
+TWO: Final = 2
 TRIES_MAX: Final = 20
 """To find something in a disk's files that may be damaged."""
 
@@ -90,11 +91,14 @@ class Scene:
             yield (key.topic_id, key.partition), PartitionDocument.decode(kv.value)
 
     def is_spare(self, host: BrokerHost, document: PartitionDocument) -> bool:
-        """Whether everything that is committed is surely on another broker too: one that is in
-        the ISR in its present run."""
+        """Whether this copy can be lost: another broker surely has everything that is committed,
+        and still counts if its session ends before the controller knows of the loss. With a
+        min_isr of 1 it would not: the ISR would shrink to the lost copy, and there is no ELR."""
+        in_sync = [member.broker_id for member in document.isr]
+        if host.broker_id in in_sync and document.effective_min_isr < TWO:
+            return False
         return any(
-            member.broker_id != host.broker_id and self._is_well(member.broker_id, member[1])
-            for member in document.isr
+            member.broker_id != host.broker_id and self._is_well(*member) for member in document.isr
         )
 
     def _is_well(self, broker_id: int, broker_epoch: int) -> bool:
@@ -249,8 +253,14 @@ def _outage(scene: Scene, fault: Fault) -> End:
 
 
 def _lag(scene: Scene, fault: Fault) -> End:
-    scene.cluster.store.lag(fault.target, scene.cluster.loop.now + fault.duration)
-    return _nothing
+    cluster = scene.cluster
+    cluster.store.lag(fault.target, cluster.loop.now + fault.duration)
+
+    def end() -> None:
+        cluster.store.lag(fault.target, cluster.loop.now)
+        cluster.store.break_watches(fault.target)  # what was held back comes anew
+
+    return end
 
 
 def _watches(scene: Scene, fault: Fault) -> End:

@@ -14,36 +14,22 @@ An event that changed nothing costs a few comparisons for each copy.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from zmqmq.core.broker.replica import Phase
-from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.vouching import Place, vouches
-from zmqmq.sim.broker_host import KEYS, BrokerHost
+from zmqmq.sim.broker_host import BrokerHost
 from zmqmq.sim.cluster import Cluster
 from zmqmq.sim.committed import Committed, Loss
 from zmqmq.sim.copies import Copy, Life
-from zmqmq.sim.documents import Documents
 from zmqmq.sim.equality import check_bytes, check_producers
-from zmqmq.sim.observed import Fail, Lineage
-from zmqmq.sim.violation import InvariantError
+from zmqmq.sim.known import Known, leads
+from zmqmq.sim.observed import Fail
 
 PRODUCERS_EVERY: Final = 128
 """So seldom, in changes of the high watermark, are tables of producers compared."""
-VERSIONS_TOLD: Final = 4
-LINES_TOLD: Final = 20
-
-
-class Reach(NamedTuple):
-    """How far a copy goes."""
-
-    written: int
-    flushed: int
-
-
-NOTHING: Final = Reach(0, 0)
 
 
 class Invariants:
@@ -52,15 +38,8 @@ class Invariants:
     def __init__(self, cluster: Cluster) -> None:
         self.losses: list[Loss] = []
         """What flagged elections have lost, and so is no violation."""
-        self._cluster = cluster
-        self._documents = Documents(cluster.store.keys, KEYS, self._fail)
-        self._documents.on_change = self._document_changed
-        self._documents.on_delete = self._forget
-        self._lives: dict[int, Life] = {}
-        self._ended: dict[tuple[Member, Place], Reach] = {}
-        """How far the copies of earlier processes went when those ended."""
-        self._committed: dict[Place, Committed] = {}
-        self._lineages: dict[Place, Lineage] = {}
+        self._known = known = Known(cluster)
+        known.documents.on_change = self._document_changed
         self._last_losses: dict[Place, Loss] = {}
         self._moves = 0
         for host in cluster.hosts:
@@ -71,11 +50,9 @@ class Invariants:
         broker = host.broker
         if broker is None:
             return
-        life = self._lives.get(host.broker_id)
+        life = self._known.lives.get(host.broker_id)
         if life is None or life.broker is not broker:
-            if life is not None:
-                self._end_life(life)
-            life = self._lives[host.broker_id] = Life(host, broker)
+            life = self._known.begin_life(host, broker)
         if broker.identity.epoch != life.epoch:
             life.epoch = broker.identity.epoch
             life.epochs.append(life.epoch)
@@ -92,39 +69,31 @@ class Invariants:
 
     def finish(self) -> None:
         """When all is healed and quiet: copies are equal. Raises InvariantError."""
-        for place in self._documents.now:
+        for place in self._known.documents.now:
 
             def fail(rule: str, why: str, place: Place = place) -> NoReturn:
-                self._fail(rule, place, why)
+                self._known.fail(rule, place, why)
 
             self._check_leader(place)
             self._check_vouching(place)
-            copies, committed = self._copies(place), self._committed_of(place)
+            copies, committed = self._known.copies(place), self._known.committed_of(place)
             check_producers(copies, fail)
             if not committed.is_compacted:
                 check_bytes(copies, committed.end, fail)
 
     # What a broker has done
 
-    def _end_life(self, life: Life) -> None:
-        for copy in life.copies:
-            for epoch in life.epochs:
-                key = (Member(life.host.broker_id, epoch), copy.place)
-                self._ended[key] = Reach(copy.written, copy.flushed)
-
     def _changed(self, life: Life, copy: Copy) -> None:
-        if copy.is_merely_flushed():
-            return
         place, replica = copy.place, copy.replica
-        committed = self._committed_of(place)
+        committed = self._known.committed_of(place)
 
         def fail(rule: str, why: str) -> NoReturn:
-            self._fail(rule, place, f"{life}: {why}")
+            self._known.fail(rule, place, f"{life}: {why}")
 
         log = replica.log
         if log is not None and log.config.cleanup == "compact" and not committed.is_compacted:
             committed.compact()
-        lineage = None if committed.is_compacted else self._lineage_of(place)
+        lineage = None if committed.is_compacted else self._known.lineage_of(place)
         if not copy.read(lineage, fail):
             return
         is_new = copy.take_role()
@@ -140,7 +109,7 @@ class Invariants:
             self._check_maximal(place, copy, role)
             if min(copy.high_watermark, copy.written) > committed.end:
                 self._commit(life, copy, role, committed)
-        if role is not None and replica.rec == self._rec(place):
+        if role is not None and replica.rec == self._known.rec(place):
             self._check_exposed(copy, committed, fail)
         if copy.was_cut or is_new:
             copy.was_cut = False
@@ -153,13 +122,13 @@ class Invariants:
         assert log is not None
         if not log.start_offset <= at <= log.end_offset:
             fail("I5", f"high watermark {at} of a log from {log.start_offset} to {log.end_offset}")
-        is_late = copy.replica.rec != self._rec(copy.place)
+        is_late = copy.replica.rec != self._known.rec(copy.place)
         if log.start_offset > max(committed.end, at) and not is_late:
             fail("I5", f"its log starts at {log.start_offset}; {committed.end} is committed")
 
     def _check_elected(self, copy: Copy, role: Partition, fail: Fail) -> None:
         """I9: it leads in an epoch for which the store names it, and no older one than before."""
-        elected = self._documents.elected.get(copy.place, {}).get(role.epoch)
+        elected = self._known.documents.elected.get(copy.place, {}).get(role.epoch)
         if elected != role.isr.me:
             fail("I9", f"it leads as {role.isr.me} in epoch {role.epoch}, elected is {elected}")
         if role.epoch <= copy.led:
@@ -180,19 +149,19 @@ class Invariants:
         place, end = copy.place, min(copy.high_watermark, copy.written)
 
         def fail(rule: str, why: str) -> NoReturn:
-            self._fail(rule, place, f"{life} commits up to {end}: {why}")
+            self._known.fail(rule, place, f"{life} commits up to {end}: {why}")
 
-        if role.epoch < self._rec(place):
+        if role.epoch < self._known.rec(place):
             loss = self._last_losses[place]  # what an old leader still says is covered by it
             loss.end = max(loss.end, end)
             return
-        document = self._documents.now.get(place)
-        if document is not None and _leads(role, document):
+        document = self._known.documents.now.get(place)
+        if document is not None and leads(role, document):
             known = role.isr.document
             if len(known.isr) < known.effective_min_isr:
                 fail("I3", f"only {len(known.isr)} are in sync (L5)")
             for member in role.isr.maximal():
-                reach = self._reach(member, place)
+                reach = self._known.reach(member, place)
                 has = reach.flushed if document.flush == "fsync" else reach.written
                 if has < end:
                     fail("I3", f"{member} has {reach}, and the mode is {document.flush}")
@@ -202,7 +171,7 @@ class Invariants:
         self._check_vouching(place)
         self._moves += 1
         if self._moves % PRODUCERS_EVERY == 0:
-            check_producers(self._copies(place), fail)
+            check_producers(self._known.copies(place), fail)
 
     # What the store says
 
@@ -211,28 +180,24 @@ class Invariants:
     ) -> None:
         if after.rec > before.rec:
             self._lose(place, before, after)
-        leading = self._leading(place)
+        leading = self._known.leading(place)
         if leading is not None:
             self._check_maximal(place, *leading)
         self._check_leader(place)
         self._check_vouching(place)
 
-    def _forget(self, place: Place) -> None:
-        self._committed.pop(place, None)
-        self._lineages.pop(place, None)
-
     def _lose(self, place: Place, before: PartitionDocument, after: PartitionDocument) -> None:
         """D8, C7: what the new leader has is what is left."""
-        committed = self._committed_of(place)
+        committed = self._known.committed_of(place)
         kept: dict[int, int] = {}
-        for copy in self._copies(place):
+        for copy in self._known.copies(place):
             kept[copy.life.host.broker_id] = committed.kept_by(copy.shadow)
         if not after.recovering:
-            self._documents.check_recovery(place, before, after, kept)
+            self._known.documents.check_recovery(place, before, after, kept)
         assert after.leader is not None
         to, end = kept.get(after.leader.broker_id, 0), committed.end
-        name = self._documents.topic_name(place)
-        loss = Loss(name, place[1], after.rec, to, end, self._cluster.loop.now)
+        name = self._known.documents.topic_name(place)
+        loss = Loss(name, place[1], after.rec, to, end, self._known.now)
         self.losses.append(loss)
         self._last_losses[place] = loss
         committed.cut(to)
@@ -241,34 +206,33 @@ class Invariants:
 
     def _check_maximal(self, place: Place, copy: Copy, role: Partition) -> None:
         """I3: a leader that may commit waits for everybody who may be elected (L6)."""
-        document = self._documents.now.get(place)
-        if document is None or not _leads(role, document) or not role.isr.is_enough():
+        document = self._known.documents.now.get(place)
+        if document is None or not leads(role, document) or not role.isr.is_enough():
             return
         waits = role.isr.maximal()
         missing = [m for m in (*document.isr, *document.elr) if m not in waits]
         if missing:
-            self._fail("I3", place, f"{copy.life} commits without {missing}, with {waits}")
+            self._known.fail("I3", place, f"{copy.life} commits without {missing}, with {waits}")
 
     def _check_leader(self, place: Place) -> None:
         """I1."""
-        leading = self._leading(place)
+        leading = self._known.leading(place)
         if leading is not None:
-            lacks = self._committed_of(place).lacks(leading[0].shadow)
+            lacks = self._known.committed_of(place).lacks(leading[0].shadow)
             if lacks:
-                self._fail("I1", place, f"{leading[0].life} leads: {lacks}")
+                self._known.fail("I1", place, f"{leading[0].life} leads: {lacks}")
 
     def _check_vouching(self, place: Place) -> None:
         """I4: whoever may be elected has everything, on its disk if the mode says so."""
-        document = self._documents.now.get(place)
-        committed = self._committed_of(place)
+        document = self._known.documents.now.get(place)
+        committed = self._known.committed_of(place)
         if document is None or not committed.end:
             return
         for entry in (*document.isr, *document.elr):
-            life = self._lives.get(entry.broker_id)
-            copy = None if life is None or not life.is_running else life.copy_of(place)
-            if life is None or copy is None or not copy.is_known:
+            copy = self._known.copy_on(entry.broker_id, place)
+            if copy is None:
                 continue
-            if not vouches(entry, life.registration(place), place, document.flush):
+            if not vouches(entry, copy.life.registration(place), place, document.flush):
                 continue
             lacks = committed.lacks(copy.shadow)
             # What a start has found in the log is on the disk, or the start itself flushes it.
@@ -276,63 +240,4 @@ class Invariants:
             if document.flush == "fsync" and is_flushed and copy.flushed < committed.end:
                 lacks = lacks or f"{copy.flushed} is flushed, and {committed.end} is committed"
             if lacks:
-                self._fail("I4", place, f"{entry} vouches: {lacks}")
-
-    # What is known
-
-    def _leading(self, place: Place) -> tuple[Copy, Partition] | None:
-        """Who leads in the leader epoch of the store, if it runs and knows."""
-        document = self._documents.now.get(place)
-        if document is None or document.leader is None:
-            return None
-        life = self._lives.get(document.leader.broker_id)
-        copy = None if life is None or not life.is_running else life.copy_of(place)
-        if copy is None or not copy.is_known:
-            return None
-        role = copy.replica.role
-        return (copy, role) if isinstance(role, Partition) and _leads(role, document) else None
-
-    def _reach(self, member: Member, place: Place) -> Reach:
-        """How far the copy of a broker's run goes, or went when its process ended."""
-        life = self._lives.get(member.broker_id)
-        if life is not None and member.broker_epoch in life.epochs:
-            copy = life.copy_of(place)
-            return NOTHING if copy is None else Reach(copy.written, copy.flushed)
-        return self._ended.get((member, place), NOTHING)
-
-    def _copies(self, place: Place) -> list[Copy]:
-        """Of brokers that run."""
-        copies = [life.copy_of(place) for life in self._lives.values() if life.is_running]
-        return [copy for copy in copies if copy is not None and copy.is_known]
-
-    def _rec(self, place: Place) -> int:
-        document = self._documents.now.get(place)
-        return 0 if document is None else document.rec
-
-    def _committed_of(self, place: Place) -> Committed:
-        found = self._committed.get(place)
-        if found is None:
-            found = self._committed[place] = Committed()
-        return found
-
-    def _lineage_of(self, place: Place) -> Lineage:
-        found = self._lineages.get(place)
-        if found is None:
-            found = self._lineages[place] = Lineage()
-        return found
-
-    def _fail(self, rule: str, place: Place, why: str) -> NoReturn:
-        now = self._cluster.loop.now
-        told = [f"{self._documents.name(place)} at {now / 10**9:.6f} s: {why}", "Documents:"]
-        told += self._documents.versions.get(place, [])[-VERSIONS_TOLD:]
-        told.append(f"Committed up to {self._committed_of(place).end}; copies:")
-        for life in self._lives.values():
-            copy = life.copy_of(place)
-            if copy is not None:
-                told.append(f"{'' if life.is_running else 'down, was '}{copy}")
-        told += ["Last lines:", *self._cluster.trace.lines[-LINES_TOLD:]]
-        raise InvariantError(rule, "\n  ".join(told))
-
-
-def _leads(role: Partition, document: PartitionDocument) -> bool:
-    return role.epoch == document.leader_epoch and role.isr.me == document.leader
+                self._known.fail("I4", place, f"{entry} vouches: {lacks}")

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     epoch: int
     crc: int
     """Of the header, that of the body included: equal batches are equal byte for byte."""
+    size: int
     producer: tuple[int, int, int] | None
     """Id, epoch and first sequence number, if the producer is idempotent."""
 
@@ -50,9 +51,19 @@ class Tail:
 
 
 def stored(
-    disk: SimDisk, log: Log, start: int, end: int, tail: Tail | None = None
+    disk: SimDisk,
+    log: Log,
+    start: int,
+    end: int,
+    *,
+    tail: Tail | None = None,
+    former: Shadow | None = None,
 ) -> Iterator[tuple[Batch, memoryview]]:
-    """The batches of a log between two offsets as they stand in its files. Raises Unreadable."""
+    """The batches of a log between two offsets as they stand in its files.
+
+    `former` is what was there once: it says what a header was that has rotted, as long as the
+    broker has not seen that either. Raises Unreadable.
+    """
     while start < end:
         if tail is not None and tail.segment is log.segments[-1] and tail.offset == start:
             segment, offset, position = tail.segment, start, tail.position
@@ -63,27 +74,33 @@ def stored(
         if position >= segment.size:
             raise Unreadable(f"{segment.path} has nothing from offset {start} on")
         while start < end and position < segment.size:
-            if position + HEADER_SIZE > len(view):
-                raise Unreadable(f"{segment.path} ends at byte {len(view)}")
-            header = unpack_header(view, position)
-            if not head_is_valid(view, position, header.head_crc):
-                raise Unreadable(f"{segment.path} byte {position}: a checksum is wrong")
-            if header.base_offset != offset:
-                found = f"offset {header.base_offset} stands where {offset} belongs"
-                raise Unreadable(f"{segment.path} byte {position}: {found}")
-            offset = header.next_offset
+            batch = _batch_at(view, position, offset)
+            if batch is None and former is not None and disk.is_rotten:
+                batch = former.beginning(offset)
+            if batch is None:
+                raise Unreadable(f"{segment.path} byte {position}: not the batch at {offset}")
+            offset = batch.next
             if offset > start:
-                producer = None
-                if header.producer_id:
-                    producer = (header.producer_id, header.producer_epoch, header.base_sequence)
-                batch = Batch(
-                    header.base_offset, offset, header.leader_epoch, header.head_crc, producer
-                )
                 start = offset
-                yield batch, view[position : position + header.size]
-            position += header.size
+                yield batch, view[position : position + batch.size]
+            position += batch.size
         if tail is not None:
             tail.segment, tail.offset, tail.position = segment, offset, position
+
+
+def _batch_at(view: memoryview, position: int, offset: int) -> Batch | None:
+    """The batch there, if it is that of the offset, and its header is what was written."""
+    if position + HEADER_SIZE > len(view):
+        return None
+    header = unpack_header(view, position)
+    if header.base_offset != offset or not head_is_valid(view, position, header.head_crc):
+        return None
+    producer = None
+    if header.producer_id:
+        producer = (header.producer_id, header.producer_epoch, header.base_sequence)
+    return Batch(
+        offset, header.next_offset, header.leader_epoch, header.head_crc, header.size, producer
+    )
 
 
 class Shadow:
@@ -129,6 +146,12 @@ class Shadow:
         """The batch that ends there, if one does."""
         at = bisect_left(self._nexts, offset)
         found = at < len(self._nexts) and self._nexts[at] == offset
+        return self.batches[at] if found else None
+
+    def beginning(self, offset: int) -> Batch | None:
+        """The batch that begins there, if one does."""
+        at = bisect_right(self._nexts, offset)
+        found = at < len(self._nexts) and self.batches[at].base == offset
         return self.batches[at] if found else None
 
     def between(self, start: int, end: int) -> Sequence[Batch]:

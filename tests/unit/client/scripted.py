@@ -370,7 +370,7 @@ def answer_fetch(
 ) -> None:
     """Answer FETCH with the bytes of some partitions."""
     entries, body = [], []
-    for _, partition, _, _ in sent.fields["partitions"]:
+    for _, partition, *_ in sent.fields["partitions"]:
         frame = data.get(partition, b"")
         entries.append([len(frame), end, start])
         if frame:
@@ -385,12 +385,13 @@ def stored_batch(
     topic: str = "t",
     partition: int = 0,
     keys: list[bytes | None] | None = None,
+    epoch: int = 1,
 ) -> bytes:
     """A batch as a broker serves it."""
     data = encode_batch(
         log_seed(id_of(topic), partition), list(values), timestamp_ms=START_MS, keys=keys
     )
-    head = stamp(base_offset, len(data), 1, START_MS, base_offset, data[36:40])
+    head = stamp(base_offset, len(data), epoch, START_MS, base_offset, data[36:40])
     return head + data[36:]
 
 

@@ -42,7 +42,7 @@ def fetching(partitions: int = 1, **options: Any) -> Fetching:
 
 def asked(sent: Sent) -> dict[int, int]:
     """Partition and offset of each entry of a FETCH."""
-    return {partition: offset for _, partition, offset, _ in sent.fields["partitions"]}
+    return {partition: offset for _, partition, offset, *_ in sent.fields["partitions"]}
 
 
 def answer_offsets(world: World, offsets: dict[str | int, int]) -> None:
@@ -284,6 +284,65 @@ def test_a_position_beyond_the_end_is_the_callers_to_decide() -> None:
     consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 90))
     world.step()
     assert asked(world.take(Api.FETCH)) == {0: 90}
+
+
+def epochs(sent: Sent) -> tuple[int, int | None]:
+    """What a FETCH of one partition says of leader epochs: known, and of what was read last."""
+    (entry,) = sent.fields["partitions"]
+    return entry[4], entry[5]
+
+
+def test_f12_a_fetch_says_which_leader_epochs_are_known() -> None:
+    consumer = fetching()
+    world = consumer.world
+    world.leader, world.epoch = 1, 9
+    sent = world.take(Api.FETCH)
+    assert epochs(sent) == (1, None)
+    both = stored_batch(0, [b"x"], epoch=3) + stored_batch(1, [b"x"], epoch=4)
+    answer_fetch(world, sent, {0: both})
+    assert epochs(sent := world.take(Api.FETCH)) == (1, 4)
+    answer_fetch(world, sent, {})
+    assert epochs(world.take(Api.FETCH)) == (1, 4)
+    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 1))
+    world.step()
+    assert epochs(world.take(Api.FETCH)) == (1, None)
+
+
+def test_f12_who_is_behind_takes_the_epoch_from_the_refusal() -> None:
+    consumer = fetching()
+    world = consumer.world
+    hints = {"leader": 1, "leader_epoch": 6}
+    refuse_partition(world, world.take(Api.FETCH), Code.FENCED_LEADER_EPOCH, **hints)
+    world.advance(60)
+
+    assert epochs(world.take(Api.FETCH)) == (6, None)
+    assert not consumer.machine.errors
+
+
+def test_f12_a_log_that_is_another_one_is_told_at_once() -> None:
+    consumer = fetching()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0, 5)})
+    hints = {"log_start": 0, "end": 90, "parted": 3}
+    refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, **hints)
+    world.advance(5_000)
+
+    (error,) = consumer.machine.errors
+    assert isinstance(error, OffsetOutOfRangeError)
+    assert error.hints["parted"] == 3
+    assert world.take_all(Api.FETCH) == world.take_all(Api.LIST_OFFSETS) == []
+
+
+def test_f12_what_retention_skips_has_no_epoch() -> None:
+    """Between what was read and the start there may have been others."""
+    consumer = fetching()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0, 5)})
+    hints = {"log_start": 70, "end": 90}
+    refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, **hints)
+
+    assert epochs(sent := world.take(Api.FETCH)) == (1, None)
+    assert asked(sent) == {0: 70}
 
 
 def test_a_leader_of_the_past_that_has_less_is_no_reason_to_stop() -> None:

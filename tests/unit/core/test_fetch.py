@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from tests.support.world import BROKEN, Place, World
+from dataclasses import replace
+
+import pytest
+
+from tests.support.world import BROKEN, KEYS, Answer, Place, World
 from zmqmq.core.broker.events import FlushFiles, ReadCold
 from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.meta.store import Put
 from zmqmq.model.limits import MIB
 from zmqmq.wire.apis import Api
 
@@ -389,3 +394,79 @@ def test_the_partitions_that_a_sessions_fetches_wait_for_are_bounded() -> None:
     found = [client.ask(Api.FETCH, fields) for _ in range(4)]
 
     assert [each.outcome for each in found] == [None, None, None, "THROTTLED"]
+
+
+def fetch_in(world: World, place: Place, offset: int, *epochs: object, **fields: object) -> Answer:
+    """A FETCH that says which leader epochs its sender knows (F12)."""
+    entry = [place.id, place.number, offset, MIB, *epochs]
+    given = {"partitions": [entry], **fields}
+    return world.client().ask(Api.FETCH, given, asked=[place])
+
+
+def lead_anew(world: World, place: Place) -> int:
+    """Another leader epoch of the same leader begins."""
+    known = world.broker.image.partitions[place.id, place.number].document
+    epoch = known.leader_epoch + 1
+    after = replace(known, leader_epoch=epoch)
+    world.change_store(Put(KEYS.partition(place.id, place.number), after.encode()))
+    assert world.partition(place).epoch == epoch
+    return epoch
+
+
+def test_f12_the_leader_epoch_known_must_be_the_one_that_is() -> None:
+    world, t = world_with(b"a")
+    epoch = lead_anew(world, t)
+
+    assert fetch_in(world, t, 0, epoch).outcome == [[b"a"]]
+    assert fetch_in(world, t, 0, None, None).outcome == [[b"a"]]
+    assert fetch_in(world, t, 0, epoch + 1).outcome == ["NOT_LEADER"]
+    assert fetch_in(world, t, 0, None, epoch + 1).outcome == ["NOT_LEADER"]
+    refused = fetch_in(world, t, 0, epoch - 1)
+    assert refused.outcome == ["FENCED_LEADER_EPOCH"]
+    assert refused.fields is not None
+    error = refused.fields["partitions"][0]
+    assert (error["leader"], error["leader_epoch"], error["retriable"]) == (1, epoch, True)
+
+
+def test_f12_a_fetch_that_waits_hears_of_another_epoch() -> None:
+    world, t = world_with(b"a")
+    waiting = fetch_in(world, t, 1, 1, 1, max_wait_ms=10_000)
+    assert waiting.fields is None
+    lead_anew(world, t)
+
+    assert waiting.fields is not None
+
+
+def test_f12_what_was_read_before_must_be_what_stands_there() -> None:
+    """Offsets 0 and 1 are of epoch 1, offset 2 of epoch 3, and nothing is of epoch 2."""
+    world, t = world_with(b"a", b"b")
+    lead_anew(world, t)
+    lead_anew(world, t)
+    world.client().produce(t, b"c")
+
+    def parted(offset: int, last: int) -> int | None:
+        answer = fetch_in(world, t, offset, 3, last)
+        assert answer.fields is not None
+        (entry,) = answer.fields["partitions"]
+        assert type(entry) is list or entry["name"] == "OFFSET_OUT_OF_RANGE"
+        return None if type(entry) is list else entry["parted"]
+
+    assert [parted(offset, 1) for offset in (0, 1, 2, 3, 9)] == [None, None, None, 2, 2]
+    assert [parted(offset, 2) for offset in (1, 2, 3)] == [1, 2, 2]
+    assert [parted(offset, 3) for offset in (3, 4)] == [None, 3]
+
+
+def test_f12_compaction_leaves_nothing_to_compare() -> None:
+    world, t = world_with(b"a", b"b", cleanup="compact")
+    lead_anew(world, t)
+    world.client().produce(t, b"c")
+
+    assert fetch_in(world, t, 3, 2, 1).outcome == [[]]
+    assert fetch_in(world, t, 9, 2, 1).outcome == ["OFFSET_OUT_OF_RANGE"]
+
+
+@pytest.mark.parametrize("epochs", [("1",), (-1,), (None, 1.5), (None, -1), (True,)])
+def test_f12_epochs_are_integers_or_nil(epochs: tuple[object, ...]) -> None:
+    world, t = world_with(b"a")
+
+    assert fetch_in(world, t, 0, *epochs).outcome == ["MALFORMED"]

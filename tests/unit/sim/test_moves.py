@@ -14,7 +14,7 @@ from zmqmq.sim.broker_host import KEYS
 from zmqmq.sim.checkers import check
 from zmqmq.sim.client_host import ClientHost
 from zmqmq.sim.cluster import Cluster, ClusterOptions
-from zmqmq.sim.history import ALTER, ELECT, MOVE, OK
+from zmqmq.sim.history import ALTER, ELECT, FAIL, MOVE, OK, POLL
 from zmqmq.sim.liveness import faults_of_cluster, faults_of_copies
 from zmqmq.sim.node import SECOND, Node
 from zmqmq.sim.trace import Trace
@@ -185,6 +185,41 @@ def test_an_unclean_election_is_waited_for_and_marked() -> None:
     assert document.rec == document.leader_epoch
     hosts[leader.broker_id - 1].restart()
     play.finish()
+
+
+def test_f12_a_consumer_hears_that_what_it_has_read_was_lost() -> None:
+    """Its next offset is there, and is another record than the one that follows what it read."""
+    play = Play(6, brokers=2, replicas=2)
+    leader = play.document().leader
+    assert leader is not None
+    first, second = leader.broker_id, 3 - leader.broker_id
+    hosts = play.cluster.hosts
+    consumer = ConsumingClient(play.stage, "c1", {"t": 1}, 50)
+    play.work(ProducingClient(play.stage, "p1", {"t": 1}, 20), consumer)
+    hosts[second - 1].crash()
+    play.until(lambda: ids(play.document().isr) == [first])
+    play.cluster.loop.run_until(play.cluster.loop.now + 3 * SECOND)
+    read = consumer._next["t", 0]
+    consumer.node.pause(120 * SECOND)
+    hosts[first - 1].crash()
+    hosts[second - 1].restart()
+    play.until(lambda: play.document().leader is None)
+    assert play.ask(Api.ELECT, kind="unclean") == {"results": [None, None]}
+
+    def has_more() -> bool:
+        broker = hosts[second - 1].broker
+        partition = broker and broker.catalog.partitions.get(play.place)
+        return partition is not None and partition.high_watermark > read + 20
+
+    play.until(has_more)
+    consumer.node.resume()
+
+    def refusals() -> list[str]:
+        polls = [e for e in play.stage.history.entries if (e.f, e.type) == (POLL, FAIL)]
+        return [e.value.code for e in polls if "lost in an election" in e.value.detail]
+
+    play.until(refusals)
+    assert refusals()[0] == "OFFSET_OUT_OF_RANGE"
 
 
 def test_nobody_is_asked_for_ever_while_there_is_no_controller() -> None:

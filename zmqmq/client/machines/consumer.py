@@ -155,6 +155,7 @@ class Consumer:
             return
         self._drop(stream)
         stream.retries = stream.not_before = 0
+        stream.last_epoch = None
         if stream.is_stopped:
             stream.is_stopped, stream.topic_id = False, b""
         if place.kind is PlaceKind.OFFSET:
@@ -325,19 +326,19 @@ class Consumer:
         size = self._fetch_bytes
         token = object()
         asked = []
+        entries = []
         for stream in streams:
             stream.request = token
-            stream.topic_id = topics[stream.topic].id
-            asked.append((stream, stream.topic_id, stream.position))
+            topic, partition, position = topics[stream.topic], stream.partition, stream.position
+            stream.topic_id = topic.id
+            asked.append((stream, topic.id, position))
+            epoch, last_epoch = topic.epochs[partition], stream.last_epoch
+            entries.append((topic.id, partition, position, size, epoch, last_epoch))
         self._fetches[connection] = self._fetches.get(connection, 0) + 1
         self._asked_bytes += size
         self.is_starved = False
         wait_ms = self._options.max_wait_ms
-        fields: dict[str, Any] = {
-            "max_wait_ms": wait_ms,
-            "max_bytes": size,
-            "partitions": [(i, s.partition, position, size) for s, i, position in asked],
-        }
+        fields: dict[str, Any] = {"max_wait_ms": wait_ms, "max_bytes": size, "partitions": entries}
         deadline = now + self._timeout + wait_ms * MS
         on_answer = partial(self._answered, connection, token, asked, size)
         connection.request(now, Api.FETCH, fields, (), deadline, on_answer)
@@ -392,7 +393,7 @@ class Consumer:
 
     def _take(self, stream: Stream, topic_id: bytes, position: int, data: Any) -> None:  # noqa: ANN401
         try:
-            next_offset = end_of_batches(data)
+            next_offset, epoch = end_of_batches(data)
         except CorruptDataError as error:
             stream.is_stopped = True
             self._fail(CorruptDataError(f"{stream!r}: {error}"))
@@ -401,7 +402,7 @@ class Consumer:
         self.chunks.append(
             Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
         )
-        stream.position = max(next_offset, position)
+        stream.position, stream.last_epoch = max(next_offset, position), epoch
         # It goes to the end: an answer is filled in the order of the question, and no partition
         # shall always be the last one.
         key = stream.topic, stream.partition
@@ -429,6 +430,9 @@ class Consumer:
     def _out_of_range(self, now: int, stream: Stream, error: WireError) -> None:
         """Behind the log's start: retention took what was not read yet, go on at the start.
 
+        Not what was read before any more, as a leader of a later epoch says: only the caller can
+        know what to do (F12).
+
         Beyond its end: what was read or committed once is gone, or this broker was replaced as
         the leader and does not know it yet. LIST_OFFSETS tells, whose answers are the latest.
         """
@@ -439,8 +443,11 @@ class Consumer:
                 f"{log_start - 1} are gone (retention); going on at {log_start}"
             )
             self._effects.append(Observed("position-reset", detail, is_warning=True))
-            stream.position = log_start
+            stream.position, stream.last_epoch = log_start, None
             self._effects.append(Fetched(self._promise))
+        elif "parted" in error.hints:
+            stream.is_stopped = True
+            self._fail(error)
         else:
             stream.request = token = object()
             questions = [Question(stream.topic, stream.partition, "end")]

@@ -147,7 +147,7 @@ class Routing:
         if isinstance(error, OutcomeUnknownError):
             # It may be cut off from the others, and would tell of the past.
             connection.doubt(now)
-        elif code not in MOVED and code is not Code.SHUTTING_DOWN:
+        elif code not in MOVED and code not in (Code.SHUTTING_DOWN, Code.FENCED_LEADER_EPOCH):
             return False
         self.refresh(now)
         topic = self.topics.get(name)

@@ -10,8 +10,8 @@ from zmqmq.batch.layout import HEADER_SIZE
 from zmqmq.client.machines.effects import Body
 from zmqmq.errors import CorruptDataError
 
-_SIZES: Final = Struct(">QI36xI")
-"""Base offset, size and last offset delta of a batch header."""
+_SIZES: Final = Struct(">QII32xI")
+"""Base offset, size, leader epoch and last offset delta of a batch header."""
 
 
 class PlaceKind(enum.Enum):
@@ -43,6 +43,7 @@ class Stream:
         "generation",
         "is_paused",
         "is_stopped",
+        "last_epoch",
         "moved_at",
         "not_before",
         "partition",
@@ -72,6 +73,8 @@ class Stream:
         """Whether the caller wants nothing of it for now."""
         self.is_stopped = False
         """Whether an error was told that only a seek can mend."""
+        self.last_epoch: int | None = None
+        """The leader epoch of what was fetched last, which ends at `position` (F12)."""
         self.stop_at: int | None = None
         """With stop_at_end: the end when the consumer began."""
         self.not_before = 0
@@ -113,22 +116,23 @@ class Chunk(NamedTuple):
     data: Body
 
 
-def end_of_batches(data: Body) -> int:
-    """The offset behind the last batch of a body frame, from the headers alone.
+def end_of_batches(data: Body) -> tuple[int, int]:
+    """The offset behind the last batch of a body frame, and its leader epoch, from the headers
+    alone.
 
     The reader checks the checksums before it hands anything out; this only has to know where to
     fetch on. Raises CorruptDataError when the headers do not lead from one to the next.
     """
-    position = next_offset = 0
+    position = next_offset = epoch = 0
     size = len(data)
     while position < size:
         if size - position < HEADER_SIZE:
             raise CorruptDataError(f"{size - position} bytes are too few for a batch header")
-        base, batch_size, delta = _SIZES.unpack_from(data, position)
+        base, batch_size, epoch, delta = _SIZES.unpack_from(data, position)
         if not HEADER_SIZE < batch_size <= size - position or base + delta < next_offset - 1:
             raise CorruptDataError(
                 f"batch at offset {base} says {batch_size} bytes, {size - position} are there"
             )
         next_offset = base + delta + 1
         position += batch_size
-    return next_offset
+    return next_offset, epoch

@@ -12,7 +12,7 @@ this broker vouches), the roles that the controller gives it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
@@ -86,6 +86,10 @@ from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
 
 
+LOOK_NS: Final = 10**9
+"""How often to look for damage that nobody has told of."""
+
+
 class Broker:
     """Lives as long as its process."""
 
@@ -110,7 +114,13 @@ class Broker:
         self.flushing = Flushing(self.outbox)
         self.producing = Producing(self.catalog, self.outbox, self.timers, self.flushing, options)
         self.fetching = Fetching(
-            self.catalog, self.outbox, self.timers, self.sessions, self.reads, options
+            self.catalog,
+            self.outbox,
+            self.timers,
+            self.sessions,
+            self.reads,
+            options,
+            self._damaged,
         )
         self.replicas = Replicas(
             self.catalog,
@@ -159,6 +169,7 @@ class Broker:
         )
         self._is_judging = False
         """Whether damaged logs are being put aside."""
+        self._look_ns = 0
         self.controller = Controller(
             identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
         )
@@ -402,6 +413,7 @@ class Broker:
         if replica is None or not self._is_doubtful(replica) or self._is_judging:
             return
         self._is_judging = True
+        self.replicas.give_up(replica)
         halt = Halt(f"{log.name} is damaged at {log.damage}")
         self.membership.unvouch([log.key.folder], lambda _: self.outbox.emit(halt))
 
@@ -507,6 +519,15 @@ class Broker:
 
         self.membership.unvouch([replica.key.folder for replica in damaged], put_aside)
 
+    def _look_for_damage(self, now: Now) -> None:
+        """Also where it was found by a look-up or a compaction."""
+        if now.ns < self._look_ns or self.membership.me is None:
+            return
+        self._look_ns = now.ns + LOOK_NS
+        for replica in self.replicas:
+            if replica.log is not None and replica.log.damage is not None:
+                self._damaged(replica.log)
+
     def _is_doubtful(self, replica: Replica) -> bool:
         """Whether a copy is damaged, and there are others to fill it from."""
         log = replica.log
@@ -552,4 +573,5 @@ class Broker:
         self.membership.tick(now)
         self.controller.tick(now)
         self.topics.tick(now)
+        self._look_for_damage(now)
         self.reporting.run(now, self.controller.handle_report)

@@ -12,6 +12,7 @@ nothing when its time is over.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -107,12 +108,15 @@ class Fetching:
         sessions: Sessions,
         reads: ColdReads,
         options: ServingOptions,
+        damaged: Callable[[Log], None],
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
         self._timers = timers
         self._sessions = sessions
         self._reads = reads
+        self._damaged = damaged
+        """Told of a log that turned out to have damage."""
         self._options = options
         self._waiting: dict[Partition, dict[FetchRequest, None]] = {}
         self._starved: deque[Session] = deque()
@@ -358,7 +362,11 @@ class Fetching:
         try:
             taken = take(log, where, data, offset, partition.high_watermark, max_bytes)
         except CorruptDataError as error:
-            self._answer_error(request, self._storage_error(partition, error))
+            self._damaged(log)
+            answer = self._storage_error(partition, error)
+            if partition.is_closed:  # another copy takes its place
+                answer = refusal(Code.NOT_LEADER, f"{partition.name} is led elsewhere")
+            self._answer_error(request, answer)
             return
         if isinstance(taken, int):
             where = where._replace(size=taken)

@@ -370,6 +370,8 @@ class Topics:
         All that are chosen are in the ISR from the beginning: there is nothing yet that they could
         lack. That one of them goes before it hears of it is for the controller, as always (C3).
         """
+        if not numbers:
+            return []  # settings can be changed whoever is up
         if len(candidates(self._image)) < replicas:
             return None
         brokers = place_replicas(self._image, topic_id, numbers, replicas)
@@ -482,7 +484,12 @@ class Topics:
             mine = (If(key, "mod", "==", outcome.revision),)
             numbers = sorted({*range(marked.partitions), *self._image.numbers.get(topic_id, ())})
             steps: list[Step] = [(Delete(self._keys.partition(topic_id, n)), mine) for n in numbers]
-            self._commits.begin_all([*steps, (Delete(key), mine)], ended)
+
+            def gone(later: Now, end: Commit | StoreError) -> None:
+                # Once it is marked nobody can keep it: who refuses goes on with the removal.
+                ended(later, outcome if isinstance(end, Commit) else end)
+
+            self._commits.begin_all([*steps, (Delete(key), mine)], gone)
 
         ops: list[Op] = [Put(key, marked.encode())]
         if self._image.names.get(name) == topic_id:
