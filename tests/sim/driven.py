@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from zmqmq.batch.decode import check_batch
+from zmqmq.client.machines.stream import PlaceKind
 from zmqmq.client.options import Acks, ConsumerOptions, ProducerOptions
 from zmqmq.core.broker.events import (
     CommitMetadata,
@@ -354,8 +355,9 @@ class Hand(SimClient):
 class Reader(ConsumingClient):
     """A consumer that reads from the start and does nothing else."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
-        super().__init__(stage, name, {TOPIC: 1}, think_ms=10)
+    def __init__(self, stage: Stage, name: str, group: str | None) -> None:
+        start = PlaceKind.STORED if group else PlaceKind.START
+        super().__init__(stage, name, {TOPIC: 1}, think_ms=10, start=start, group=group)
 
     def turn(self) -> None:
         """Only read."""
@@ -366,12 +368,27 @@ class Reader(ConsumingClient):
         polls = [e.value for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
         return [offset for poll in polls for offset, _ in poll.records]
 
+    @property
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Where it is, once it has begun."""
+        return {log: at for log, at in self._consumer.positions.items() if at >= 0}
+
+    def commit(self) -> None:
+        """Commit what was read."""
+        self._commit()
+
+    def ask_committed(self) -> None:
+        """Ask what is committed; the history knows the answer."""
+        self._ask_committed()
+
     def _draw_options(self) -> ConsumerOptions:
-        return ConsumerOptions(auto_commit=False)
+        return ConsumerOptions(group=self._group, auto_commit=False)
 
 
 class Driven:
-    """Three brokers, unless said otherwise, and one partition: b1 leads it, all are in sync."""
+    """Three brokers, unless said otherwise, and one partition: b1 leads it, all are in sync.
+
+    What is asked of brokers and documents is about the partition `place`."""
 
     def __init__(
         self,
@@ -398,6 +415,7 @@ class Driven:
         office = ControllerDocument(broker_id=NOBODY, broker_epoch=1)
         self.store.commit([Put(KEYS.controller, office.encode())], [])
         self.hands: dict[str, Hand] = {}
+        self.readers: dict[str, Reader] = {}
         self._writes = 0
         cluster.start()
         self._create(
@@ -413,9 +431,7 @@ class Driven:
         hand.host.call(Api.CREATE_TOPIC, fields, answers.append)
         self.until(lambda: answers, "the topic is made")
         assert isinstance(answers[0], dict), answers
-        name = self.store.keys.get(KEYS.topic_name(TOPIC))
-        assert name is not None
-        self.topic_id = TopicNameDocument.decode(name.value).topic_id
+        self.place = (self.topic_id(TOPIC), 0)
         document = self.document
         order = tuple(sorted(document.replicas))
         leader = self.member(order[0])
@@ -437,6 +453,12 @@ class Driven:
             ),
             "all have fetched",
         )
+
+    def topic_id(self, name: str) -> bytes:
+        """Of a topic that is there."""
+        kv = self.store.keys.get(KEYS.topic_name(name))
+        assert kv is not None, f"there is no topic {name}"
+        return TopicNameDocument.decode(kv.value).topic_id
 
     # Time
 
@@ -479,7 +501,7 @@ class Driven:
 
     def replica(self, broker_id: int) -> Replica | None:
         broker = self.hosts[broker_id].broker
-        return None if broker is None else broker.replicas.all.get((self.topic_id, 0))
+        return None if broker is None else broker.replicas.all.get(self.place)
 
     def role(self, broker_id: int) -> Partition | Follower | None:
         replica = self.replica(broker_id)
@@ -605,7 +627,7 @@ class Driven:
 
     @property
     def known(self) -> tuple[PartitionDocument, int]:
-        kv = self.store.keys.get(KEYS.partition(self.topic_id, 0))
+        kv = self.store.keys.get(KEYS.partition(*self.place))
         assert kv is not None
         return PartitionDocument.decode(kv.value), kv.mod_revision
 
@@ -621,16 +643,15 @@ class Driven:
         """As a controller would."""
         self._writes += 1
         document = replace(document, write_id=f"test.{self._writes}")
-        self.store.commit([Put(KEYS.partition(self.topic_id, 0), document.encode())], [])
+        self.store.commit([Put(KEYS.partition(*self.place), document.encode())], [])
 
     def settle(self) -> None:
         """Write what the rules of the controller want now, if that is anything (elections.py)."""
         image = Image(KEYS, TopicConfig())
         found = self.store.list(KEYS.prefix)
         image.load(found.revision, found.items)
-        place = (self.topic_id, 0)
-        wishes = elections.wishes_of(image.topics[self.topic_id])
-        after = elections.settle(self.document, place, wishes, image.brokers)
+        wishes = elections.wishes_of(image.topics[self.place[0]])
+        after = elections.settle(self.document, self.place, wishes, image.brokers)
         if after is not None:
             self.write(after)
 
@@ -705,9 +726,6 @@ class Driven:
         request_timeout_ms: int = 3_000,
     ) -> Hand:
         """A client; it begins by asking these brokers."""
-        stage = self.cluster.stage
-        if servers:
-            stage = stage._replace(servers=[self.hosts[i].clients_address for i in servers])
         options = ProducerOptions(
             acks=acks,
             idempotent=idempotent,
@@ -719,13 +737,21 @@ class Driven:
             request_timeout_ms=request_timeout_ms,
             retry_backoff_ms=10,
         )
-        hand = self.hands[name] = Hand(stage, name, options)
+        hand = self.hands[name] = Hand(self._stage(servers), name, options)
         hand.start()
         return hand
 
-    def reader(self, name: str) -> Reader:
-        """A consumer that reads everything."""
-        reader = Reader(self.cluster.stage, name)
+    def _stage(self, servers: Sequence[int]) -> Stage:
+        stage = self.cluster.stage
+        if not servers:
+            return stage
+        return stage._replace(servers=[self.hosts[i].clients_address for i in servers])
+
+    def reader(
+        self, name: str, group: str | None = None, servers: Sequence[int] = ()
+    ) -> Reader:
+        """A consumer that reads everything; it begins by asking these brokers."""
+        reader = self.readers[name] = Reader(self._stage(servers), name, group)
         reader.start()
         return reader
 
@@ -751,6 +777,10 @@ class Driven:
 
     # The end
 
+    def begin_control(self) -> None:
+        """Let the real controllers work from now on."""
+        self.store.commit([Delete(KEYS.controller)], [])
+
     def heal(self) -> None:
         """Keep back nothing more, start everybody, and let the controllers work."""
         self.network.heal_all()
@@ -765,7 +795,7 @@ class Driven:
             host.see()
             host.let_register()
             host.node.resume()
-        self.store.commit([Delete(KEYS.controller)], [])
+        self.begin_control()
         for host in self.hosts.values():
             if not host.node.is_up:
                 host.restart()
@@ -782,10 +812,10 @@ class Driven:
 
     def look(self) -> None:
         """Read everything, and compare it with what was promised."""
-        for hand in self.hands.values():
-            hand.stop()
-        hands = self.hands.values()
-        self.until(lambda: all(hand.is_idle for hand in hands), "clients rest", 90 * SECOND)
+        clients = [*self.hands.values(), *self.readers.values()]
+        for client in clients:
+            client.stop()
+        self.until(lambda: all(c.is_idle for c in clients), "clients rest", 90 * SECOND)
         drainer = DrainingClient(self.cluster.stage, "drain", {TOPIC: 1})
         drainer.start()
         self.until(lambda: drainer.is_done, "all is read", 60 * SECOND)

@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from tests.sim.mutants import Patch, mutant
-from zmqmq.core.control import elections, membership, recoveries
-from zmqmq.core.control.campaign import Campaign
+from zmqmq.core.control import elections, reassignment, recoveries
 from zmqmq.core.control.controller import Controller
 from zmqmq.core.control.image import KnownBroker
 from zmqmq.core.control.membership import Membership
 from zmqmq.core.meta.fields import Member
-from zmqmq.core.meta.store import If
 from zmqmq.core.meta.values import PartitionDocument
 from zmqmq.core.replication import transitions
 from zmqmq.core.replication.vouching import Registration
@@ -27,7 +25,7 @@ def all_vouch(patch: Patch) -> None:
     patch.setattr(elections, "vouches", lambda entry, registration, *_: registration is not None)
 
 
-@mutant("D5", schedules=["schedule_29"])
+@mutant("D5", schedules=["schedule_29_nats_7549_a_damaged"])
 def damage_ignored(patch: Patch) -> None:
     """Partitions that were damaged are vouched for like all others."""
 
@@ -98,8 +96,6 @@ def elect_who_stops(patch: Patch) -> None:
 @mutant("C9", schedules=["schedule_31"])
 def reassigned_at_once(patch: Patch) -> None:
     """A reassignment lets go of the old replicas before the new ones have caught up."""
-    from zmqmq.core.control import reassignment
-
     def completed(document: PartitionDocument) -> PartitionDocument | None:
         if not document.removing:
             return None
@@ -229,13 +225,3 @@ def serve_before_format(patch: Patch) -> None:
         self.changed(now)
 
     patch.setattr(Membership, "registered", registered)
-    patch.setattr(Membership, "format_written", lambda self, now, error: None)
-
-
-@mutant("D5", schedules=["what_is_missing_is_not_vouched_for"])
-def missing_logs_ignored(patch: Patch) -> None:
-    """A log that is not there any more is begun anew without a word."""
-    patch.setattr(membership, "missing_logs", lambda *_: [])
-
-
-_ = (Campaign, If)

@@ -13,6 +13,7 @@ from zmqmq.core.replication import follower as follower_module
 from zmqmq.core.replication import partition as partition_module
 from zmqmq.core.replication.fetcher import Fetcher
 from zmqmq.core.replication.follower import Cut, Follower
+from zmqmq.core.replication.follower_session import FollowerSession, FollowerSessions
 from zmqmq.core.replication.isr import UNKNOWN, Isr
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.progress import Progress
@@ -211,7 +212,7 @@ def join_whoever_is_registered(patch: Patch) -> None:
 @mutant("L7", schedules=["schedule_09"])
 def no_live_guard(patch: Patch) -> None:
     """The commit that takes somebody in does not look whether that run is registered."""
-    patch.setattr(Proposals, "_is_live", lambda _self, keys, _: If(keys.controller, "mod", ">", -1))
+    patch.setattr(Proposals, "_is_live", lambda _self, keys, _: If(keys.controller, "mod", "!=", -1))
 
 
 @mutant("L7", schedules=["schedule_08"])
@@ -323,8 +324,6 @@ def round_of_committed_isr(patch: Patch) -> None:
 @mutant("D10", schedules=["d10_fetches_of_before"])
 def round_of_any_fetch(patch: Patch) -> None:
     """Every fetch that arrives after the question counts, whenever it was sent."""
-    from zmqmq.core.replication.follower_session import FollowerSession, FollowerSessions
-
     take = FollowerSessions.receive
 
     def receive(self: FollowerSessions, now_ns: int, request: Any) -> FollowerSession:

@@ -126,7 +126,7 @@ class Documents:
         (leader,) = joined
         entries = [m for m in (*before.isr, *before.elr) if m.broker_id == leader.broker_id]
         registration = self._registration(leader.broker_id, place)
-        if not any(vouches(entry, registration, place, after.flush) for entry in entries):
+        if not any(vouches(entry, registration, place, before.flush) for entry in entries):
             fail("I29", f"{_member(leader)} is elected, and vouches for no entry (C4, D4)")
 
     def _registered(self, broker_id: int) -> int | None:

@@ -22,6 +22,7 @@ from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS
 from zmqmq.sim.store import NAME as STORE
+from zmqmq.sim.workloads.administer import AdministeringClient
 from zmqmq.sim.workloads.base import SimClient
 
 ALL: Final = "all"
@@ -72,8 +73,6 @@ class Scene:
     def __init__(self, cluster: Cluster, clients: Mapping[str, SimClient]) -> None:
         self.cluster = cluster
         self.clients = clients
-        self.has_rotted = False
-        """Whether a disk holds bytes that nobody wrote."""
 
     def hosts(self, target: str) -> list[BrokerHost]:
         """The brokers that are meant."""
@@ -334,12 +333,20 @@ def _full_disk(scene: Scene, fault: Fault) -> End | None:
 
 
 def _wipe(scene: Scene, fault: Fault) -> End | None:
-    """Another, empty disk: only where another broker has everything."""
+    """Another, empty disk: only where another broker has everything.
+
+    It takes longer to come about than a lease runs, unless the parameter says otherwise and there
+    is no administrator, who might place partitions without other copies on who is still counted.
+    """
     (host,) = scene.hosts(fault.target)
     for _, document in scene.partitions():
         if host.broker_id in document.replicas and not scene.is_spare(host, document):
             return None
     host.crash()
+    if not fault.parameter or any(
+        isinstance(c, AdministeringClient) for c in scene.clients.values()
+    ):
+        scene.cluster.store.expire(host.node.name)
     host.disk = SimDisk(keeps_history=False)
     return lambda: _up([host])
 
@@ -361,7 +368,6 @@ def _rot(scene: Scene, fault: Fault) -> End | None:
         spot = _spot(host, stream.choice(found), stream)
         if spot is not None:
             host.disk.flip(*spot, 1 << stream.randrange(8))
-            scene.has_rotted = True
             break
     return lambda: _up([host])
 

@@ -14,7 +14,7 @@ from zmqmq.sim.disk import SimDisk
 
 def log_file(d: Driven, broker_id: int) -> str:
     """The only segment of the partition's log."""
-    folder = d.topic_id.hex()
+    folder = d.place[0].hex()
     (path,) = [p for p in d.hosts[broker_id].disk.paths() if folder in p and p.endswith(".log")]
     return path
 
@@ -230,13 +230,33 @@ def test_schedule_29_nats_7549_a_damaged_copy_is_put_aside_and_leads_nothing() -
     d.finish()
 
 
+def test_schedule_29_nats_7549_damage_of_the_last_batch_is_no_torn_tail() -> None:
+    """The last batch of 1's log is wrong when it starts; no other one says that it was committed.
+
+    The checkpoint says that it was flushed once, so it was not torn by the crash (F10): it must not
+    be cut as if it had never counted."""
+    d = Driven()
+    d.send_acked()
+    d.send_acked()
+    d.run(5)
+    position = d.log(1).segments[-1].size - 5
+    d.kill(1)
+    d.hosts[1].disk.flip(log_file(d, 1), position)
+    d.invariants.disks_rot = True
+    d.fence(2, 3)
+    d.restart(1)
+    d.settle()
+    assert d.document.leader is None
+    d.finish()
+
+
 def test_schedule_30_nats_7556_a_missing_document_proves_nothing() -> None:
     """The partition's document is gone from the store, and comes back.
 
     Data go when their topic was seen to be deleted, and for no other reason (C12)."""
     d = Driven()
     d.send_acked()
-    key = KEYS.partition(d.topic_id, 0)
+    key = KEYS.partition(*d.place)
     kv = d.store.keys.get(key)
     assert kv is not None
     d.store.keys.on_change.clear()  # the invariants would not have it
@@ -279,20 +299,19 @@ def test_schedule_32_redpanda_b1e1e0298b_of_two_reassignments_one_wins() -> None
     (C9, C1)."""
     d = Driven(brokers=4, replicas=3)
     d.send_acked()
-    d.store.commit([Delete(KEYS.controller)], [])
+    d.begin_control()
     d.until(lambda: any(d.is_controller(i) for i in d.hosts), "somebody is in office")
     (old,) = [i for i in d.hosts if d.is_controller(i)]
-    place = (d.topic_id, 0)
     host = d.hosts[old]
     assert host.broker is not None
     d.hold_commits(old)
-    d.order(old, lambda c, now: c.reassign(now, place, (1, 2, 4), lambda *_: None))
+    d.order(old, lambda c, now: c.reassign(now, d.place, (1, 2, 4), lambda *_: None))
     late = d.next_commit(old)
     d.blind(old)
-    d.store.commit([Delete(KEYS.controller)], [])
+    d.begin_control()
     d.until(lambda: any(d.is_controller(i) for i in d.hosts if i != old), "another one is in office")
     (new,) = [i for i in d.hosts if i != old and d.is_controller(i)]
-    d.order(new, lambda c, now: c.reassign(now, place, (2, 3, 4), lambda *_: None))
+    d.order(new, lambda c, now: c.reassign(now, d.place, (2, 3, 4), lambda *_: None))
     d.until(lambda: d.document.adding, "the second one has begun")
     assert not late.land().ok
     late.answer()
@@ -306,7 +325,7 @@ def test_schedule_33_etcd_15247_leases_that_end_at_any_time_lose_nothing() -> No
     Leases decide who is elected, and never what is committed (L11, I10): brokers come back in new
     epochs, and go on."""
     d = Driven()
-    d.store.commit([Delete(KEYS.controller)], [])
+    d.begin_control()
     sent = []
     for _ in range(6):
         sent += [d.send() for _ in range(3)]
@@ -529,11 +548,57 @@ def test_a_broker_that_stops_hands_over_first() -> None:
     for a lease to run out (C10)."""
     d = Driven()
     d.send_acked()
-    d.store.commit([Delete(KEYS.controller)], [])
+    d.begin_control()
     d.run(0.5)
     began = d.loop.now
     d.hosts[1].stop()
     d.until(lambda: not d.hosts[1].node.is_up, "1 has stopped")
     assert d.loop.now - began < 10**9
     assert d.document.leader == d.member(2)
+    d.finish()
+
+
+def test_what_is_missing_is_not_vouched_for() -> None:
+    """Somebody has removed 1's files of the partition while it was down. The others are away.
+
+    The checkpoint knows that there was something, so it vouches for this partition no more (D5)."""
+    d = Driven()
+    d.send_acked()
+    d.run(5)
+    d.kill(1)
+    disk = d.hosts[1].disk
+    for path in disk.paths():
+        if d.place[0].hex() in path:
+            disk.remove(path)
+    d.fence(2, 3)
+    d.restart(1)
+    d.settle()
+    assert d.end(1) == 0
+    assert d.document.leader is None
+    d.finish()
+
+
+def test_a_cut_that_was_interrupted_leaves_no_damage() -> None:
+    """2 is killed when it has cut its log, and has not said so in its checkpoint since.
+
+    It had said before that it would (D3): a log that ends before its recovery point is damaged,
+    and would be put aside with all that it holds."""
+    d = Driven()
+    d.send_acked()
+    d.elect(2)
+    d.until(lambda: d.is_leading(2), "2 leads")
+    d.hold_commits(2)
+    apart = d.separate(2, 1, 3)
+    loose = d.hand("loose", [2], acks=1)
+    lost = [loose.send(), loose.send()]
+    d.until(lambda: all(s.outcome for s in lost), "2 has written two")
+    d.run(4)
+    folder = d.log(2).key.folder
+    assert d.hosts[2].checkpoints[folder].recovery_point == 3
+    d.elect(1)
+    d.until(lambda: d.end(2) == 1, "2 has cut them")
+    d.kill(2)
+    apart.lose()
+    d.restart(2)
+    assert not any("quarantine" in path for path in d.hosts[2].disk.paths())
     d.finish()

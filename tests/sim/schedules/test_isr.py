@@ -52,6 +52,9 @@ def test_schedule_08_kafka_15021_nobody_waits_for_a_broker_that_is_about_to_stop
     d.settle()
     assert d.isr == [1, 3]
     d.until(lambda: sent.is_acked, "the record is acknowledged", JOIN_WAIT_NS // 2)
+    d.run(0.6)
+    sent = d.send()
+    d.until(lambda: sent.is_acked, "another one is acknowledged", JOIN_WAIT_NS // 2)
     d.hosts[2].flush()
     d.until(lambda: not d.hosts[2].node.is_up, "2 has stopped")
     d.finish()
@@ -245,6 +248,8 @@ def test_schedule_35_an_ambiguous_joining_counts_until_it_is_known() -> None:
     apart = d.separate(1, 3)
     sent = d.send()
     d.until(lambda: d.end(2) == 2, "2 has it")
+    d.run(0.1)
+    assert not sent.is_acked
     again = d.next_commit(1)
     again.time_out()
     d.run(1)

@@ -105,12 +105,15 @@ def test_schedule_05_kafka_13141_a_diverging_fetch_is_no_progress() -> None:
     lost = [loose.send(), loose.send()]
     d.until(lambda: all(sent.outcome for sent in lost), "1 has written two more")
     d.hold_replies(2, 1)
+    asking = d.hold_requests(1, 2)
     d.separate(2, 3)
     d.leave_isr(3)
     d.elect(2)
     d.until(lambda: d.is_leading(2), "2 leads")
     sent = [d.send(), d.send()]
     d.until(lambda: d.end(2) == 3, "2 has written two")
+    d.until(lambda: asking.messages, "1 asks for what is behind its own two")
+    asking.end()
     d.run(1)
     assert not any(s.is_acked for s in sent)
 

@@ -11,12 +11,9 @@ this broker vouches), the roles that the controller gives it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, assert_never
+from collections.abc import Iterable, Sequence
+from typing import assert_never
 
-from zmqmq.core.broker.catalog import Catalog
-from zmqmq.core.broker.cold_reads import ColdReads
-from zmqmq.core.broker.describe import Describing
 from zmqmq.core.broker.events import (
     BurstEnded,
     ColdRead,
@@ -40,192 +37,27 @@ from zmqmq.core.broker.events import (
     RouteLost,
     Ticked,
 )
-from zmqmq.core.broker.fetch import Fetching
-from zmqmq.core.broker.flushing import Flushing
-from zmqmq.core.broker.following import Following
-from zmqmq.core.broker.front import Front
-from zmqmq.core.broker.identity import Identity
-from zmqmq.core.broker.latest import Latest
-from zmqmq.core.broker.leading import Leading
-from zmqmq.core.broker.metadata import Commits
-from zmqmq.core.broker.moves import Moves
-from zmqmq.core.broker.offsets import Offsets
-from zmqmq.core.broker.options import ServingOptions
-from zmqmq.core.broker.orders import Orders
-from zmqmq.core.broker.outbox import Outbox
-from zmqmq.core.broker.peer_front import PeerFront
-from zmqmq.core.broker.peers import Peers
-from zmqmq.core.broker.produce import Producing
-from zmqmq.core.broker.replica import Replica
-from zmqmq.core.broker.replicas import Replicas
-from zmqmq.core.broker.reporting import Reporting
-from zmqmq.core.broker.sessions import Sessions
-from zmqmq.core.broker.timers import Timers
-from zmqmq.core.broker.topics import Topics
-from zmqmq.core.control.controller import Controller
+from zmqmq.core.broker.parts import Parts
 from zmqmq.core.control.image import (
     BrokerChange,
-    Image,
     PartitionChange,
     TopicChange,
 )
-from zmqmq.core.control.membership import Membership, Process
 from zmqmq.core.meta.fields import Member
-from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import KV, Batch
 from zmqmq.core.replication.follower import Follower
 from zmqmq.core.replication.follower_session import FollowerSession
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.vouching import Place
-from zmqmq.core.storage.data_directory import Format
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Flush, Log
 from zmqmq.errors import StorageError
 from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.model.now import Now
-from zmqmq.model.topics import TopicConfig
 
 
-LOOK_NS: Final = 10**9
-"""How often to look for damage that nobody has told of."""
-
-
-class Broker:
+class Broker(Parts):
     """Lives as long as its process."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        keys: KeySpace,
-        options: ServingOptions,
-        topic_defaults: TopicConfig,
-        form: Format,
-        draw_id: Callable[[], bytes],
-    ) -> None:
-        self.identity = identity
-        self.options = options
-        self.catalog = Catalog()
-        self.image = Image(keys, topic_defaults)
-        self.sessions = Sessions(options)
-        self.outbox = Outbox(self.sessions)
-        self.timers = Timers()
-        self.commits = Commits(self.outbox)
-        self.reads = ColdReads(self.outbox)
-        self.flushing = Flushing(self.outbox)
-        self.producing = Producing(self.catalog, self.outbox, self.timers, self.flushing, options)
-        self.fetching = Fetching(
-            self.catalog,
-            self.outbox,
-            self.timers,
-            self.sessions,
-            self.reads,
-            options,
-            self._damaged,
-        )
-        self.replicas = Replicas(
-            self.catalog,
-            self.image,
-            self.outbox,
-            self.flushing,
-            identity,
-            [folder for folder, since in form.unvouched.items() if since is None],
-            self._led,
-            self._left,
-            self._followed,
-            self._unfollowed,
-        )
-        self.peers = Peers(self.image, self.outbox, identity)
-        self.leading = Leading(
-            self.catalog,
-            self.image,
-            self.outbox,
-            self.timers,
-            self.commits,
-            self.reads,
-            keys,
-            identity,
-            self._moved,
-            self._damaged,
-            self._echoed,
-        )
-        self.following = Following(identity, self.peers, self.flushing, self.replicas, self._failed)
-        self.latest = Latest(self.outbox, self.timers, self.leading.stamp, self.leading.hurry)
-        self.reporting = Reporting(identity, self.peers, self.replicas)
-        self.membership = Membership(
-            Process(
-                identity.broker_id,
-                identity.instance,
-                identity.endpoints,
-                identity.rack,
-                identity.server,
-            ),
-            form,
-            keys,
-            self.image,
-            Orders(self.outbox),
-            self.commits.begin,
-            self._up,
-            self._down,
-        )
-        self._is_judging = False
-        """Whether damaged logs are being put aside."""
-        self._look_ns = 0
-        self.controller = Controller(
-            identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
-        )
-        self.topics = Topics(
-            self.catalog,
-            self.image,
-            self.outbox,
-            self.timers,
-            self.commits,
-            identity,
-            keys,
-            options,
-            topic_defaults,
-            draw_id,
-        )
-        self.offsets = Offsets(
-            self.catalog,
-            self.outbox,
-            self.timers,
-            self.producing,
-            self.latest,
-            self.topics.make_own,
-        )
-        self.describing = Describing(
-            self.catalog,
-            self.image,
-            self.outbox,
-            self.sessions,
-            self.producing,
-            self.fetching,
-            self.flushing,
-            self.reads,
-            self.offsets,
-            identity,
-        )
-        self.front = Front(
-            identity,
-            options,
-            self.sessions,
-            self.outbox,
-            self.producing,
-            self.fetching,
-            self.offsets,
-            self.topics,
-            self.describing,
-            Moves(self.catalog, self.image, self.outbox, self.timers, self.controller),
-        )
-        self.peer_front = PeerFront(
-            identity,
-            self.catalog,
-            self.outbox,
-            self.peers,
-            self.replicas,
-            self.leading,
-            self.following,
-        )
 
     def handle(self, now: Now, event: Event) -> Sequence[Effect]:
         """Take one event in; say what should be done about it."""
@@ -280,7 +112,7 @@ class Broker:
                 self.topics.partition_served(key.topic_id)
                 if self.membership.has_begun or not self.replicas.is_opening:
                     self.flushing.begin()  # at a start all of them together
-                self._register_if_ready(now)
+                self.damage.register_if_ready(now)
             case LogTruncated(key, log):
                 self.replicas.truncated(now, key, log)
                 self.flushing.begin()
@@ -314,7 +146,7 @@ class Broker:
             self._topic_changed(now, TopicChange(topic_id, None, known))
         for broker_id in self.image.brokers:
             self.peers.changed(broker_id)
-        self._register_if_ready(now)
+        self.damage.register_if_ready(now)
         return self.outbox.take()
 
     @property
@@ -407,15 +239,7 @@ class Broker:
             self._abandon(replica.role, why)
 
     def _damaged(self, log: Log) -> None:
-        """Bytes of a log are not what was written: where there are other copies, the next start
-        puts this one aside (L17, decision 10)."""
-        replica = self.replicas.by_log.get(log)
-        if replica is None or not self._is_doubtful(replica) or self._is_judging:
-            return
-        self._is_judging = True
-        self.replicas.give_up(replica)
-        halt = Halt(f"{log.name} is damaged at {log.damage}")
-        self.membership.unvouch([log.key.folder], lambda _: self.outbox.emit(halt))
+        self.damage.found(log)
 
     def _echoed(self, session: FollowerSession) -> bool:
         """A follower has answered; whether somebody waits for another answer of it (D10)."""
@@ -498,40 +322,9 @@ class Broker:
         for number in self.image.numbers.get(topic_id, ()):
             self.replicas.changed(now, (topic_id, number))
         self.topics.partition_served(topic_id)
-        self.topics.finish_removal(topic_id)
+        self.making.finish_removal(topic_id)
 
     # Membership
-
-    def _register_if_ready(self, now: Now) -> None:
-        """Once every log is open it is known for which of them this broker vouches (D5)."""
-        if self.membership.has_begun or self._is_judging or self.replicas.is_opening:
-            return
-        damaged = [r for r in self.replicas if self._is_doubtful(r)]
-        if not damaged:
-            self.membership.begin(now)
-            return
-        self._is_judging = True
-
-        def put_aside(_: Now) -> None:
-            self._is_judging = False
-            for replica in damaged:
-                self.replicas.open_anew(replica)
-
-        self.membership.unvouch([replica.key.folder for replica in damaged], put_aside)
-
-    def _look_for_damage(self, now: Now) -> None:
-        """Also where it was found by a look-up or a compaction."""
-        if now.ns < self._look_ns or self.membership.me is None:
-            return
-        self._look_ns = now.ns + LOOK_NS
-        for replica in self.replicas:
-            if replica.log is not None and replica.log.damage is not None:
-                self._damaged(replica.log)
-
-    def _is_doubtful(self, replica: Replica) -> bool:
-        """Whether a copy is damaged, and there are others to fill it from."""
-        log = replica.log
-        return log is not None and log.damage is not None and self.replicas.is_shared(replica.place)
 
     def _up(self, now: Now, me: Member) -> None:
         """This broker is registered, in a new epoch: nothing that it did in an older one goes on
@@ -542,7 +335,7 @@ class Broker:
         self.replicas.assign_all(now)
         self.controller.registered(now, me)
         if self.identity.is_alone:
-            self.topics.make_own()
+            self.making.make_own()
 
     def _down(self, now: Now, reason: str) -> None:
         """It is registered no more. It goes on leading and following: what it may confirm depends
@@ -572,6 +365,6 @@ class Broker:
         self.following.tick(now)
         self.membership.tick(now)
         self.controller.tick(now)
-        self.topics.tick(now)
-        self._look_for_damage(now)
+        self.making.tick(now)
+        self.damage.look(now)
         self.reporting.run(now, self.controller.handle_report)

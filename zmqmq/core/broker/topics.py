@@ -1,40 +1,33 @@
 """METADATA, INIT_PRODUCER and topic administration.
 
-A topic is made in as many commits as its partitions need: marked `creating` first and `ready`
-last, so that a start after a crash finds what was left half done and removes it. It is answered
-when its partitions are open, so that whoever made a topic can produce to it at once.
+Making a topic is answered when its partitions are open, so that whoever made it can produce to it
+at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, Final
 
 from zmqmq.core.broker.admin_request import AdminRequest
 from zmqmq.core.broker.catalog import Catalog, Topic
 from zmqmq.core.broker.identity import Identity
-from zmqmq.core.broker.metadata import Commits, Step, Then, store_refusal
+from zmqmq.core.broker.making import LOOK_NS, Making, changed_meanwhile
+from zmqmq.core.broker.metadata import Commits, store_refusal
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.producer_ids import ProducerIds
 from zmqmq.core.broker.sessions import Session
 from zmqmq.core.broker.timers import Timers
-from zmqmq.core.control.image import Image, KnownTopic
-from zmqmq.core.control.placement import candidates, default_replicas, place_replicas
+from zmqmq.core.control.image import Image
+from zmqmq.core.control.placement import candidates, default_replicas
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, StoreError, UnavailableError
-from zmqmq.core.meta.values import (
-    PartitionDocument,
-    TopicDocument,
-    TopicNameDocument,
-    TopicState,
-)
+from zmqmq.core.meta.store import Commit, StoreError
+from zmqmq.core.meta.values import TopicDocument
 from zmqmq.core.replication.vouching import Place
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.errors import Code, WireError, error_to_wire, refusal
-from zmqmq.model.limits import BATCH_BYTES_MAX
 from zmqmq.model.names import INTERNAL_PREFIX, OFFSETS_TOPIC, check_topic_name
 from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
@@ -48,23 +41,10 @@ _read_alter = reader(REQUESTS[Api.ALTER_TOPIC])
 _read_delete = reader(REQUESTS[Api.DELETE_TOPIC])
 
 TIMEOUT_NS: Final = 60 * 10**9
-LOOK_NS: Final = 10**9
-"""How often to look for what was left half done."""
-
-OFFSETS_CONFIG: Final[Mapping[str, int | str]] = {
-    "cleanup": "compact",
-    "segment_bytes": 4 * 1024 * 1024,
-    "retention_ms": 0,
-    "retention_bytes": 0,
-    "capacity_bytes": 0,
-    "capacity_records": 0,
-    "batch_bytes_max": BATCH_BYTES_MAX,
-}
-"""Whatever the defaults for topics are: no limit of theirs may refuse or drop a position."""
 
 
 class Topics:
-    """Makes, changes and removes topics; hands out producer ids."""
+    """Says what topics there are, has them made, changed and removed; hands out producer ids."""
 
     def __init__(
         self,
@@ -77,27 +57,21 @@ class Topics:
         keys: KeySpace,
         options: ServingOptions,
         topic_defaults: TopicConfig,
-        draw_id: Callable[[], bytes],
+        making: Making,
     ) -> None:
         self._catalog = catalog
         self._image = image
         self._outbox = outbox
         self._timers = timers
-        self._commits = commits
         self._identity = identity
-        self._keys = keys
         self._options = options
         self._defaults = topic_defaults
-        self._draw_id = draw_id
-        self._making: dict[bytes, None] = {}
-        """Topics that are being made or removed just now."""
+        self._making = making
         self._awaited: dict[bytes, list[tuple[AdminRequest, Fields, int]]] = {}
         """Who waits for all partitions of a topic to be open, as of which revision."""
         self._served: dict[bytes, int] = {}
         """Of a topic in `_awaited`: partitions below this number are open."""
         self._producer_ids = ProducerIds(commits, keys)
-        self._is_making_own = False
-        self._look_ns = 0
 
     def handle(
         self, now: Now, session: Session, api: Api, correlation: int, fields: Fields
@@ -128,51 +102,6 @@ class Topics:
         if not request.done:
             self._timers.add(now.ns + TIMEOUT_NS, request)
 
-    def tick(self, now: Now) -> None:
-        """Go on with what the store let this broker down in."""
-        if now.ns < self._look_ns:
-            return
-        self._look_ns = now.ns + LOOK_NS
-        for topic_id in self._image.topics:
-            self.finish_removal(topic_id)
-        if self._identity.is_alone and self._identity.epoch:
-            self.make_own()
-
-    def finish_removal(self, topic_id: bytes) -> None:
-        """Remove a topic that this broker has begun to make or to remove, and has given up.
-
-        What others leave behind when they go, the controller marks as if its broker had made it.
-        """
-        if self._is_given_up(topic_id):
-            known = self._image.topics[topic_id]
-            self._remove(topic_id, known, lambda _now, _outcome: None)
-
-    def _is_given_up(self, topic_id: bytes) -> bool:
-        known = self._image.topics.get(topic_id)
-        return (
-            known is not None
-            and known.document.state != "ready"
-            and known.document.maker == self._me
-            and topic_id not in self._making
-        )
-
-    def make_own(self) -> None:
-        """Make the topic of committed offsets, unless it is there or being made."""
-        if OFFSETS_TOPIC in self._image.names or self._is_making_own or not self._identity.epoch:
-            return
-        brokers = len(candidates(self._image))
-        if brokers < self._options.offsets_replicas or not brokers:
-            return  # some of those that it is to be on are not up yet
-        self._is_making_own = True
-        replicas = self._options.offsets_replicas or default_replicas(brokers)
-        config = self._defaults.changed(OFFSETS_CONFIG)
-        count, overrides = self._options.offsets_partitions, dict(OFFSETS_CONFIG)
-        self._make(OFFSETS_TOPIC, count, replicas, overrides, config, None)
-
-    @property
-    def _me(self) -> Member:
-        return Member(self._identity.broker_id, self._identity.epoch)
-
     def partition_served(self, topic_id: bytes) -> None:
         """A partition has become available, or is known never to be."""
         waiting = self._awaited.get(topic_id)
@@ -193,12 +122,19 @@ class Topics:
             else:
                 self._awaited.setdefault(topic_id, []).append(entry)
 
+    def _await_served(
+        self, topic_id: bytes, request: AdminRequest, fields: Fields, revision: int
+    ) -> None:
+        self._awaited.setdefault(topic_id, []).append((request, fields, revision))
+        self.partition_served(topic_id)
+
     def _is_served(self, place: Place) -> bool:
         """Whether a partition is open, if it is to be led here; others have theirs to open."""
         if place in self._catalog.partitions or place in self._catalog.unopened:
             return True
         known = self._image.partitions.get(place)
-        return known is not None and known.document.leader != self._me
+        me = Member(self._identity.broker_id, self._identity.epoch)
+        return known is not None and known.document.leader != me
 
     def gone(self, topic: Topic) -> None:
         """A topic was deleted: nobody needs to wait for its partitions."""
@@ -206,7 +142,7 @@ class Topics:
         for request, _, _ in self._awaited.pop(topic.id, ()):
             request.refuse(refusal(Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was deleted"))
         if topic.name == OFFSETS_TOPIC and self._identity.is_alone:
-            self.make_own()  # a crash had stopped the making
+            self._making.make_own()  # a crash had stopped the making
 
     # METADATA, INIT_PRODUCER
 
@@ -221,7 +157,7 @@ class Topics:
             try:
                 if name == OFFSETS_TOPIC and name not in self._image.names:
                     # Made when somebody first needs it: by then the cluster is complete.
-                    self.make_own()
+                    self._making.make_own()
                     raise refusal(
                         Code.COORDINATOR_LOADING, "it is being made", {"retry_after_ms": 200}
                     )
@@ -254,7 +190,7 @@ class Topics:
         self._authorize(session, Action.CREATE, name)
         self._check_room(partitions)
         existing = self._catalog.by_name.get(name)
-        if existing is not None and self._is_given_up(existing.id):
+        if existing is not None and self._making.is_given_up(existing.id):
             raise refusal(
                 Code.COORDINATOR_LOADING,
                 f"topic {name!r} could not be made, and what there is of it is being removed",
@@ -263,7 +199,7 @@ class Topics:
         if (
             existing is not None
             and existing.state == "creating"
-            and existing.id not in self._making
+            and not self._making.is_under_way(existing.id)
         ):
             raise refusal(
                 Code.COORDINATOR_LOADING,
@@ -285,7 +221,14 @@ class Topics:
             request.finish(_created(b"\0" * 16, partitions, replicas, config))
             return
 
-        self._make(name, partitions, replicas, overrides, config, request)
+        def made(topic_id: bytes, outcome: int | WireError) -> None:
+            if isinstance(outcome, WireError):
+                request.refuse(outcome)
+            else:
+                fields = _created(topic_id, partitions, replicas, config)
+                self._await_served(topic_id, request, fields, outcome)
+
+        self._making.make(name, partitions, replicas, overrides, config, made)
 
     def _configured(self, settings: Mapping[Any, Any]) -> tuple[TopicConfig, dict[str, int | str]]:
         """What settings come to, and those among them that are not the broker's default."""
@@ -293,109 +236,6 @@ class Topics:
         given = {name: value for name, value in settings.items() if value is not None}
         config = self._defaults.changed(given)
         return config, {n: v for n, v in config.as_map().items() if n in given}
-
-    def _make(
-        self,
-        name: str,
-        partitions: int,
-        replicas: int,
-        overrides: dict[str, int | str],
-        config: TopicConfig,
-        request: AdminRequest | None,
-    ) -> None:
-        topic_id = self._draw_id()
-        self._making[topic_id] = None
-        key = self._keys.topic(topic_id)
-
-        def document(state: TopicState) -> Put:
-            return Put(
-                key,
-                TopicDocument(
-                    name=name,
-                    topic_id=topic_id,
-                    partitions=partitions,
-                    replicas=replicas,
-                    config=overrides,
-                    state=state,
-                    maker=None if state == "ready" else self._me,
-                ).encode(),
-            )
-
-        def refuse(error: WireError) -> None:
-            del self._making[topic_id]
-            if name == OFFSETS_TOPIC:
-                self._is_making_own = False
-            if request is not None:
-                request.refuse(error)
-
-        def made(_now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, StoreError):
-                refuse(store_refusal(outcome))
-                return
-            if not outcome.ok:
-                refuse(self._changed(name))
-                return
-            del self._making[topic_id]
-            if name == OFFSETS_TOPIC:
-                self._is_making_own = False
-            if request is not None:
-                fields = _created(topic_id, partitions, replicas, config)
-                self._awaited.setdefault(topic_id, []).append((request, fields, outcome.revision))
-                self.partition_served(topic_id)
-
-        def named(now: Now, outcome: Commit | StoreError) -> None:
-            if isinstance(outcome, Commit) and outcome.ok:
-                # From here on only while nobody else has taken it over.
-                mine = (If(key, "mod", "==", outcome.revision),)
-                steps = self._partition_steps(topic_id, range(partitions), config, replicas)
-                if steps is None:
-                    made(now, UnavailableError("too few brokers are up"))
-                    return
-                all_steps = [(op, (*conditions, *mine)) for op, conditions in steps]
-                self._commits.begin_all([*all_steps, (document("ready"), mine)], made)
-            elif isinstance(outcome, Commit):
-                refuse(refusal(Code.TOPIC_EXISTS, f"topic {name!r} exists already"))
-            else:
-                made(now, outcome)
-
-        name_key = self._keys.topic_name(name)
-        claim = Put(name_key, TopicNameDocument(topic_id=topic_id).encode())
-        self._commits.begin([document("creating"), claim], [If(name_key, "create", "==", 0)], named)
-
-    def _partition_steps(
-        self, topic_id: bytes, numbers: Sequence[int], config: TopicConfig, replicas: int
-    ) -> list[Step] | None:
-        """The documents of new partitions; None if there are too few brokers just now.
-
-        All that are chosen are in the ISR from the beginning: there is nothing yet that they could
-        lack. That one of them goes before it hears of it is for the controller, as always (C3).
-        """
-        if not numbers:
-            return []  # settings can be changed whoever is up
-        if len(candidates(self._image)) < replicas:
-            return None
-        brokers = place_replicas(self._image, topic_id, numbers, replicas)
-        steps: list[Step] = []
-        for number, chosen in zip(numbers, brokers, strict=True):
-            isr = tuple(Member(i, self._image.broker(i).epoch or 0) for i in chosen)
-            document = PartitionDocument(
-                replicas=tuple(chosen),
-                adding=(),
-                removing=(),
-                leader=isr[0],
-                leader_epoch=1,
-                isr=isr,
-                elr=(),
-                last_leader=None,
-                min_isr=config.min_isr or max(replicas - 1, 1),
-                recovering=False,
-                rec=0,
-                write_id=f"{self._identity.broker_id}.{self._identity.epoch}",
-                flush="fsync" if config.flush == "fsync" else "replicated",
-            )
-            key = self._keys.partition(topic_id, number)
-            steps.append((Put(key, document.encode()), (If(key, "create", "==", 0),)))
-        return steps
 
     # ALTER_TOPIC, DELETE_TOPIC
 
@@ -427,27 +267,17 @@ class Topics:
             config=kept,
             state="ready",
         )
-        key, revision = self._keys.topic(topic.id), topic.revision
 
         def altered(_now: Now, outcome: Commit | StoreError) -> None:
             if isinstance(outcome, StoreError):
                 request.refuse(store_refusal(outcome))
             elif not outcome.ok:
-                request.refuse(self._changed(name))
+                request.refuse(changed_meanwhile(name))
             else:
                 answer = {"partitions": count, "config": config.as_map()}
-                self._awaited.setdefault(topic.id, []).append((request, answer, outcome.revision))
-                self.partition_served(topic.id)
+                self._await_served(topic.id, request, answer, outcome.revision)
 
-        steps = self._partition_steps(topic.id, new, config, topic.replicas)
-        if steps is None:
-            raise refusal(
-                Code.INVALID_CONFIG,
-                f"topic {name!r} has {topic.replicas} replicas, and too few brokers can take one",
-            )
-        unchanged = (If(key, "mod", "==", revision),)
-        all_steps = [(op, (*conditions, *unchanged)) for op, conditions in steps]
-        self._commits.begin_all([*all_steps, (Put(key, after.encode()), unchanged)], altered)
+        self._making.grow(after, topic.revision, new, config, altered)
 
     def _delete(self, session: Session, request: AdminRequest, fields: Fields) -> None:
         (name,) = _read_delete(fields)
@@ -460,44 +290,11 @@ class Topics:
             if isinstance(outcome, StoreError):
                 request.refuse(store_refusal(outcome))
             elif not outcome.ok:
-                request.refuse(self._changed(name))
+                request.refuse(changed_meanwhile(name))
             else:
                 request.finish({})
 
-        self._remove(topic.id, self._image.topics[topic.id], removed)
-
-    def _remove(self, topic_id: bytes, known: KnownTopic, then: Then) -> None:
-        """Mark it, remove its partitions, then itself; whoever finds the mark can go on."""
-        self._making[topic_id] = None
-        key = self._keys.topic(topic_id)
-        marked = replace(known.document, state="deleting", maker=self._me)
-        name = known.document.name
-
-        def ended(now: Now, outcome: Commit | StoreError) -> None:
-            self._making.pop(topic_id, None)
-            then(now, outcome)
-
-        def go_on(now: Now, outcome: Commit | StoreError) -> None:
-            if not isinstance(outcome, Commit) or not outcome.ok:
-                ended(now, outcome)
-                return
-            mine = (If(key, "mod", "==", outcome.revision),)
-            numbers = sorted({*range(marked.partitions), *self._image.numbers.get(topic_id, ())})
-            steps: list[Step] = [(Delete(self._keys.partition(topic_id, n)), mine) for n in numbers]
-
-            def gone(later: Now, end: Commit | StoreError) -> None:
-                # Once it is marked nobody can keep it: who refuses goes on with the removal.
-                ended(later, outcome if isinstance(end, Commit) else end)
-
-            self._commits.begin_all([*steps, (Delete(key), mine)], gone)
-
-        ops: list[Op] = [Put(key, marked.encode())]
-        if self._image.names.get(name) == topic_id:
-            ops.append(Delete(self._keys.topic_name(name)))
-        self._commits.begin(ops, [If(key, "mod", "==", known.revision)], go_on)
-
-    def _changed(self, name: str) -> WireError:
-        return refusal(Code.CONFLICT, f"topic {name!r} was changed meanwhile; try again")
+        self._making.remove(topic.id, self._image.topics[topic.id], removed)
 
     def _authorize(self, session: Session, action: Action, name: str) -> None:
         if not authorize(session.principal, action, "topic", name):

@@ -2,7 +2,7 @@
 
 A topic that is `creating` or `deleting` names the run of a broker that is at it. When that run is
 over nobody will finish it, so the controller marks it `deleting` with itself as the maker, and its
-broker removes it as if a client had asked (core/broker/topics.py). A maker guards each of its
+broker removes it as if a client had asked (core/broker/making.py). A maker guards each of its
 writes by the version of the topic's document: one that does not know yet that it is out leaves
 nothing behind, and what it wrote before is in the image that shows the mark.
 

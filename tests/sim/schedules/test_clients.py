@@ -1,0 +1,118 @@
+"""Schedules about what clients are promised across a change of the leader: nothing twice, and no
+committed offset forgotten."""
+
+from __future__ import annotations
+
+from tests.sim.driven import Driven
+from zmqmq.model.groups import offsets_partition
+from zmqmq.model.names import OFFSETS_TOPIC
+
+
+def test_schedule_37_redpanda_3039_a_batch_that_comes_again_after_a_failover_is_known() -> None:
+    """The first record of a producer is committed, and the leader dies before it has answered. The
+    producer sends it to the next one.
+
+    What is known of producers is a function of the log, and every copy has it (P4)."""
+    d = Driven()
+    sent = d.hand("p2").send()
+    d.until(lambda: d.end(1) == 1, "1 has it")
+    d.network.cut("b1", "p2", both=False)
+    d.until(lambda: d.end(2) == d.end(3) == 1, "all have it")
+    d.run(0.1)
+    assert not sent.outcome
+    d.kill(1)
+    d.settle()
+    d.until(lambda: sent.is_acked, "2 answers")
+    assert sent.outcome == (0, 0)
+    d.finish()
+
+
+def test_what_was_cut_of_a_producer_is_forgotten() -> None:
+    """1 has a producer's record that nobody else got. 2 leads for a while, and 1 cuts it. 1 leads
+    again, and the producer sends it again.
+
+    The record is not there: 1 must not take it for one that it has (P4, F7)."""
+    d = Driven()
+    d.network.cut("b2", "p2")
+    d.network.cut("b3", "p2")
+    d.send_acked()
+    apart = d.separate(1, 2, 3)
+    hand = d.hand("p2", [1], request_timeout_ms=3_000)
+    sent = hand.send()
+    d.until(lambda: d.end(1) == 2, "1 has it")
+    d.network.cut("b1", "p2")
+    d.elect(2, isr=[1, 2, 3])
+    d.until(lambda: d.is_leading(2), "2 leads")
+    apart.lose()
+    d.send_acked()
+    d.until(lambda: d.batches(1) == d.batches(2), "1 has cut it")
+    d.elect(1, isr=[1, 2, 3])
+    d.until(lambda: d.is_leading(1), "1 leads again")
+    d.network.heal("b1", "p2")
+    d.until(lambda: sent.outcome, "the producer has its answer", 60 * 10**9)
+    d.finish()
+
+
+def test_an_offset_that_was_committed_is_known_to_the_next_coordinator() -> None:
+    """A group commits an offset. The next leader of the partition of `__offsets` has the record, and
+    does not know that it is committed.
+
+    It loads the table when it knows, and not before (L14): a commit that it has not seen then is
+    in no table any more."""
+    d = Driven()
+    reader = d.reader("c", "g")
+    d.send_acked()
+    d.until(lambda: reader.offsets == [0], "it is read")
+    t = d.place
+    d.place = (d.topic_id(OFFSETS_TOPIC), offsets_partition("g", 2))
+    leader = d.document.leader
+    assert leader is not None
+    old = leader.broker_id
+    one, two = (i for i in d.hosts if i != old)
+    d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
+    reader.commit()
+    d.until(lambda: reader.is_idle, "the offset is committed")
+    assert (d.high_watermark(one), d.end(one)) == (0, 1)
+    d.fence(old)
+    d.elect(one, isr=[one, two])
+    d.until(lambda: d.is_leading(one), "another one leads")
+    d.until(lambda: d.high_watermark(one) == 1, "it knows that the record is committed")
+    reader.ask_committed()
+    d.until(lambda: reader.is_idle, "the group has asked")
+    d.place = t
+    d.finish()
+
+
+def test_what_is_told_to_be_committed_is_the_latest() -> None:
+    """The coordinator of a group has been replaced, and does not know it. The group has committed
+    another offset since; somebody asks the old one.
+
+    It answers when its followers have confirmed that they still follow it (D10)."""
+    d = Driven()
+    reader = d.reader("c", "g")
+    d.send_acked()
+    d.until(lambda: reader.offsets == [0], "it is read")
+    t = d.place
+    d.place = (d.topic_id(OFFSETS_TOPIC), offsets_partition("g", 2))
+    leader = d.document.leader
+    assert leader is not None
+    old = leader.broker_id
+    one, two = (i for i in d.hosts if i != old)
+    d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
+    reader.commit()
+    d.until(lambda: reader.is_idle, "the offset is committed")
+    d.network.cut("late", f"b{one}")
+    d.network.cut("late", f"b{two}")
+    late = d.reader("late", "g", [old])
+    d.until(lambda: late.positions, "the other member has begun")
+    d.send_acked()
+    d.until(lambda: reader.offsets == [0, 1], "it is read")
+    d.blind(old)
+    d.elect(one, isr=[one, two])
+    d.until(lambda: d.is_leading(one) and d.is_following(two, one), "another one leads")
+    reader.commit()
+    d.until(lambda: reader.is_idle, "another offset is committed")
+    late.ask_committed()
+    d.run(2)
+    d.place = t
+    d.finish()

@@ -1,0 +1,113 @@
+"""Schedules about partitions of which nobody vouches for everything any more: the recovery election
+(D8, D9). The controllers are the real ones here."""
+
+from __future__ import annotations
+
+from tests.sim.driven import Driven
+from zmqmq.core.replication.follower import Follower
+
+
+def test_a_recovery_waits_for_every_last_member() -> None:
+    """1 forgets a record with its power, 2 and 3 have it and are fenced. Nobody who is here vouches.
+
+    2 and 3 may come back with everything, so nobody is elected without them (D8)."""
+    d = Driven(flush="replicated")
+    d.send_acked()
+    d.run(0.1)
+    d.hold_flushes(1)
+    d.send_acked()
+    d.fence(2, 3)
+    d.power_cut(1)
+    d.settle()
+    d.restart(1)
+    assert d.end(1) == 1
+    d.begin_control()
+    d.run(15)
+    assert d.document.leader is None
+    d.finish()
+    assert not d.invariants.losses
+
+
+def test_a_recovery_takes_the_longest_log() -> None:
+    """All lose their power; 1 has lost a record, 2 and 3 had flushed it.
+
+    The mode is `replicated`, so nobody vouches; but the longest log of all that were there last
+    has everything (D8)."""
+    d = Driven(flush="replicated")
+    d.send_acked()
+    d.run(0.1)
+    d.hold_flushes(1)
+    d.send_acked()
+    d.run(0.1)
+    d.power_cut(1, 2, 3)
+    d.settle()
+    d.restart(1, 2, 3)
+    assert [d.end(i) for i in (1, 2, 3)] == [1, 2, 2]
+    d.finish()
+    assert d.document.rec > 0
+
+
+def test_a_recovery_is_among_the_last_members() -> None:
+    """3 has led an epoch, written a record that nobody else got, and is out. A record of an older
+    epoch is committed then by 1 and 2, and all lose their power (Raft's figure 8).
+
+    The log of 3 has the higher last epoch, and not the record: it is no member (D8)."""
+    d = Driven(flush="replicated")
+    d.send_acked()
+    apart = d.separate(1, 2)
+    d.separate(1, 3)
+    sent = d.send()
+    d.until(lambda: d.end(1) == 2, "1 has one more")
+    d.blind(1, 2)
+    d.elect(3)
+    d.until(lambda: d.is_leading(3), "3 leads")
+    d.separate(3, 1, 2)
+    loose = d.hand("loose", [3], acks=1)
+    lost = loose.send()
+    d.until(lambda: lost.outcome, "3 has written one")
+    d.fence(3)
+    d.elect(1, isr=[1, 2])
+    apart.lose()
+    d.see(1, 2)
+    d.until(lambda: sent.is_acked, "1 has committed its record with 2")
+    assert d.batches(1) == [(d.epoch, 0), (d.epoch, 1)]
+    d.run(0.1)
+    assert d.batches(3) == [(d.epoch, 0), (d.epoch + 1, 1)]
+
+    d.power_cut(1, 2, 3)
+    d.settle()
+    d.restart(1, 2, 3)
+    d.finish()
+
+
+def test_after_a_recovery_a_copy_shows_nothing_before_it_has_heard_of_the_leader() -> None:
+    """1 and 2 lose a committed record with their power, and go on with another one. 3, which was
+    out, has the old one and knew it to be committed.
+
+    It shows nothing before its leader has said that its log is a prefix of its own (D9)."""
+    d = Driven(flush="replicated")
+    d.send_acked()
+    d.run(0.1)
+    d.hold_flushes(1, 2)
+    d.send_acked()
+    d.run(0.6)
+    assert d.high_watermark(3) == 2
+    d.fence(3)
+    d.settle()
+    d.separate(1, 3)
+    d.power_cut(1, 2)
+    d.settle()
+    d.restart(1, 2)
+    d.begin_control()
+    d.until(lambda: d.document.rec, "somebody leads")
+    leader = d.document.leader
+    assert leader is not None
+    apart = d.separate(leader.broker_id, 3)
+    d.let_register(3)
+    d.until(lambda: isinstance(d.role(3), Follower), "3 follows")
+    assert d.high_watermark(3) == 0
+    sent = d.hand("p2").send()
+    d.until(lambda: sent.is_acked, "another record is committed")
+    apart.lose()
+    d.heal()
+    d.until(lambda: d.batches(3) == d.batches(1) and d.isr == [1, 2, 3], "3 has what they have")
