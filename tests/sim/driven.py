@@ -437,9 +437,7 @@ class Driven:
         leader = self.member(order[0])
         epoch = document.leader_epoch + (document.leader != leader)
         isr = tuple(self.member(i) for i in order)
-        self.write(
-            replace(document, replicas=order, isr=isr, leader=leader, leader_epoch=epoch)
-        )
+        self.write(replace(document, replicas=order, isr=isr, leader=leader, leader_epoch=epoch))
         self.epoch = epoch
         """The first leader epoch of 1."""
         self.until(
@@ -466,7 +464,9 @@ class Driven:
         """Let so much time go by."""
         self.loop.run_until(self.loop.now + int(seconds * SECOND))
 
-    def until(self, condition: Callable[[], object], what: str = "", within: int = PATIENCE) -> None:
+    def until(
+        self, condition: Callable[[], object], what: str = "", within: int = PATIENCE
+    ) -> None:
         """Let time go by until that is so."""
         end = self.loop.now + within
         while not condition():
@@ -747,9 +747,7 @@ class Driven:
             return stage
         return stage._replace(servers=[self.hosts[i].clients_address for i in servers])
 
-    def reader(
-        self, name: str, group: str | None = None, servers: Sequence[int] = ()
-    ) -> Reader:
+    def reader(self, name: str, group: str | None = None, servers: Sequence[int] = ()) -> Reader:
         """A consumer that reads everything; it begins by asking these brokers."""
         reader = self.readers[name] = Reader(self._stage(servers), name, group)
         reader.start()

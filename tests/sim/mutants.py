@@ -25,7 +25,7 @@ SCHEDULES: Final = (
     "tests.sim.schedules.test_elections",
     "tests.sim.schedules.test_recoveries",
     "tests.sim.schedules.test_clients",
-    "tests.unit.replication.test_schedules",
+    "tests.sim.schedules.test_machines",
 )
 
 

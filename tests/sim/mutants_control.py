@@ -96,6 +96,7 @@ def elect_who_stops(patch: Patch) -> None:
 @mutant("C9", schedules=["schedule_31"])
 def reassigned_at_once(patch: Patch) -> None:
     """A reassignment lets go of the old replicas before the new ones have caught up."""
+
     def completed(document: PartitionDocument) -> PartitionDocument | None:
         if not document.removing:
             return None

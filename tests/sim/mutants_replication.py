@@ -51,7 +51,7 @@ def no_min_isr_freeze(patch: Patch) -> None:
     patch.setattr(Isr, "is_enough", lambda self: True)
 
 
-@mutant("L6", schedules=["l6_a_joiner", "d10_a_round_of_the_committed"])
+@mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"])
 def no_maximal(patch: Patch) -> None:
     """A change of the ISR that is under way does not count."""
     patch.setattr(Isr, "maximal", lambda self: self.document.isr)
@@ -164,7 +164,7 @@ def reset_keeps_high_watermark(patch: Patch) -> None:
     patch.setattr(Follower, "was_cut", was_cut)
 
 
-@mutant("D14", schedules=["d14_a_record_taken"])
+@mutant("D14", schedules=["directed_stale_epoch_entry"])
 def epoch_without_record(patch: Patch) -> None:
     """An epoch stands in the index from its beginning, whether it writes anything or not."""
     begin = Partition.__init__
@@ -212,7 +212,9 @@ def join_whoever_is_registered(patch: Patch) -> None:
 @mutant("L7", schedules=["schedule_09"])
 def no_live_guard(patch: Patch) -> None:
     """The commit that takes somebody in does not look whether that run is registered."""
-    patch.setattr(Proposals, "_is_live", lambda _self, keys, _: If(keys.controller, "mod", "!=", -1))
+    patch.setattr(
+        Proposals, "_is_live", lambda _self, keys, _: If(keys.controller, "mod", "!=", -1)
+    )
 
 
 @mutant("L7", schedules=["schedule_08"])
@@ -279,7 +281,7 @@ def mode_asks_nobody(patch: Patch) -> None:
     patch.setattr(Proposals, "all_flushed", lambda self, end: self._log.flushed_end >= end)
 
 
-@mutant("D12", schedules=["d12_a_new_leader"])
+@mutant("D12", schedules=["directed_mode_hw_only"])
 def mode_by_high_watermark(patch: Patch) -> None:
     """The mode becomes `fsync` when all up to the high watermark is flushed."""
     patch.setattr(Proposals, "flushed_at_least", lambda self, high_watermark: high_watermark)
@@ -300,7 +302,7 @@ def no_round(patch: Patch) -> None:
     patch.setattr(Partition, "round_is_over", lambda self, stamp: True)
 
 
-@mutant("D10", schedules=["d10_alone_below_min"])
+@mutant("D10", schedules=["directed_alone_below_min"])
 def alone_below_min(patch: Patch) -> None:
     """A leader that is alone answers, also below min_isr."""
 
@@ -310,7 +312,7 @@ def alone_below_min(patch: Patch) -> None:
     patch.setattr(Isr, "round_is_over", round_is_over)
 
 
-@mutant("D10", schedules=["d10_a_round_of_the_committed"])
+@mutant("D10", schedules=["directed_round_committed_isr"])
 def round_of_committed_isr(patch: Patch) -> None:
     """A joiner whose joining is not known need not answer."""
 
@@ -321,7 +323,7 @@ def round_of_committed_isr(patch: Patch) -> None:
     patch.setattr(Isr, "round_is_over", round_is_over)
 
 
-@mutant("D10", schedules=["d10_fetches_of_before"])
+@mutant("D10", schedules=["directed_round_any_fetch"])
 def round_of_any_fetch(patch: Patch) -> None:
     """Every fetch that arrives after the question counts, whenever it was sent."""
     take = FollowerSessions.receive

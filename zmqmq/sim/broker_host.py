@@ -6,6 +6,7 @@ network, the loop and the disk of the simulation. The machine of the broker is t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -103,6 +104,8 @@ class BrokerHost:
         self.broker: Broker | None = None
         self.halts: list[str] = []
         """Why the broker has stopped itself, each time."""
+        self.rarely: Counter[str] = Counter()
+        """What its disk was asked for and seldom is."""
         self.is_stopping = False
         self.checkpoints: dict[str, Checkpoint] = {}
         self.on_event: Callable[[BrokerHost], object] = lambda _: None
@@ -237,12 +240,11 @@ class BrokerHost:
         if broker is None:
             return
         self._events += 1
-        self._carry_out(broker.handle(self._now(), event))
-        if self.broker is None:
-            return  # halted
-        if not self._listeners and broker.is_started:
+        effects = broker.handle(self._now(), event)
+        self.on_event(self)  # before it may halt: it has answered by then
+        self._carry_out(effects)
+        if self.broker is not None and not self._listeners and broker.is_started:
             self._listen()
-        self.on_event(self)
 
     def _listen(self) -> None:
         """As runtime/main.py: nobody is answered before the metadata are known."""
@@ -373,6 +375,7 @@ class BrokerHost:
         try:
             if effect.quarantine:
                 quarantine(self.disk, effect.key)
+                self.rarely["quarantine"] += 1
                 checkpoint = None
                 self.checkpoints.pop(effect.key.folder, None)
                 write_checkpoints(self.disk, self.checkpoints)
@@ -407,6 +410,7 @@ class BrokerHost:
 
     def _cut(self, effect: TruncateLog) -> None:
         log: Log | StorageError = effect.log
+        self.rarely["truncation" if effect.state is None else "log begun anew"] += 1
         try:
             cut(effect.log, effect.to, effect.state)
         except StorageError as error:

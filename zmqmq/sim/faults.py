@@ -216,7 +216,12 @@ def _isolate(scene: Scene, fault: Fault) -> End:
     both = fault.parameter == 0
     for way in ways:
         cluster.network.cut(*way, both=both)
-    return lambda: [cluster.network.heal(*way, both=both) for way in ways]
+
+    def end() -> None:
+        for way in ways:
+            cluster.network.heal(*way, both=both)
+
+    return end
 
 
 def _clog(scene: Scene, fault: Fault) -> End:
@@ -400,7 +405,12 @@ def _clock_drift(scene: Scene, fault: Fault) -> End:
     hosts = scene.hosts(fault.target)
     for host in hosts:
         host.node.clock.drift(fault.parameter)
-    return lambda: [host.node.clock.drift(0) for host in hosts]
+
+    def end() -> None:
+        for host in hosts:
+            host.node.clock.drift(0)
+
+    return end
 
 
 KINDS: Final[Mapping[str, Begin]] = {

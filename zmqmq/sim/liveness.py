@@ -57,6 +57,8 @@ def faults_of_cluster(cluster: Cluster) -> Iterator[str]:
                 document = PartitionDocument.decode(kv.value)
                 for fault in _faults_of_document(cluster, document):
                     yield f"{topic_id.hex()[-4:]}/{number} {fault}"
+            case _:
+                pass
 
 
 def _faults_of_document(cluster: Cluster, document: PartitionDocument) -> Iterator[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from zmqmq.sim.broker_host import BrokerHost
 from zmqmq.sim.cluster import Cluster
 from zmqmq.sim.faults import KINDS, End, Fault, Scene
+from zmqmq.sim.node import SECOND
 from zmqmq.sim.workloads.base import SimClient
 
 
@@ -39,11 +41,9 @@ class Nemesis:
         for host in cluster.hosts:
             host.disk.mend()
             host.node.resume()
-            if host.broker is not None and any(
-                log.failed or log.damage for log in host.broker.replicas.logs
-            ):
-                host.crash()  # as its operator would, where a log has no other copy
             host.restart()
+            # When no flush is under way any more that has failed already.
+            cluster.loop.call_at(cluster.loop.now + SECOND, None, _start_anew, host)
         for client in self.scene.clients.values():
             client.node.resume()
 
@@ -64,3 +64,12 @@ class Nemesis:
         end = self._open.pop(number, None)
         if end is not None:
             end()
+
+
+def _start_anew(host: BrokerHost) -> None:
+    """As its operator would, where a log that has failed has no other copy."""
+    if host.broker is not None and any(
+        log.failed or log.damage for log in host.broker.replicas.logs
+    ):
+        host.crash()
+        host.restart()

@@ -11,6 +11,7 @@ from typing import Final
 from zmqmq.errors import Code
 from zmqmq.sim.checkers import Allowed, Violation, check
 from zmqmq.sim.cluster import Cluster
+from zmqmq.sim.coverage import Coverage
 from zmqmq.sim.faults import Fault
 from zmqmq.sim.history import Log
 from zmqmq.sim.invariants import Invariants
@@ -39,7 +40,9 @@ class Result:
     seed: int
     violations: list[Violation] = field(default_factory=list)
     digest: str = ""
-    counts: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    times: Counter[str] = field(default_factory=Counter)
     steps: int = 0
     simulated_ns: int = 0
     schedule: Sequence[Fault] = ()
@@ -58,7 +61,9 @@ class Run:
         self.world = world
         self.cluster = Cluster(seed, world.cluster, trace)
         self.invariants = Invariants(self.cluster)
-        self.counts: Counter[str] = Counter()
+        self.coverage = Coverage(self.cluster)
+        self.times: Counter[str] = Counter()
+        """How many milliseconds some things took that may take only so long."""
         self.topics = {name: plan.partitions for name, plan in world.topics.items()}
         brokers = world.cluster.brokers
         stage = self.cluster.stage
@@ -122,9 +127,7 @@ class Run:
             if loop.now >= began + bound:
                 raise _Late(kind, f"after {bound / SECOND:.0f} s: {matter}")
             loop.run_until(loop.now + SLICE_NS)
-        self.counts[f"{kind} ms, most"] = max(
-            self.counts[f"{kind} ms, most"], (loop.now - began) // MS
-        )
+        self.times[kind] = max(self.times[kind], (loop.now - began) // MS)
 
     def allowed(self) -> Allowed:
         """What was announced."""
@@ -161,9 +164,8 @@ def run(
     _play(play, result)
     result.digest = trace.digest()
     result.steps, result.simulated_ns = play.cluster.loop.steps, play.cluster.loop.now
-    result.counts = play.counts
-    for kind, count in play.nemesis.census.items():
-        result.counts[f"fault {kind}"] = count
+    result.marks = play.coverage.finish(play.cluster.history.entries)
+    result.faults, result.times = play.nemesis.census, play.times
     return result
 
 

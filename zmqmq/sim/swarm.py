@@ -65,6 +65,8 @@ class ClientPlan(NamedTuple):
     start: PlaceKind = PlaceKind.START
     group: str | None = None
     growable: bool = False
+    moves: bool = False
+    """Whether it moves partitions of the shared topics, and changes their settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
         weather=stream.choice(WEATHERS),
         hosts=_draw_hosts(stream, brokers),
     )
-    clients = _draw_clients(stream, brokers)
+    clients = _draw_clients(stream)
     drawn_seconds = stream.randrange(SECONDS_LEAST, 2 * SECONDS_LEAST)
     seconds = drawn_seconds if seconds is None else seconds
     names = [f"b{number}" for number in range(1, brokers + 1)]
@@ -117,10 +119,14 @@ def make_clients(
                     stage, name, topics, think, start=plan.start, group=plan.group
                 )
             case _:
-                growable = topics if plan.growable else None
-                replicas = (1, brokers)
                 client = AdministeringClient(
-                    stage, name, think, growable=growable, replicas=replicas
+                    stage,
+                    name,
+                    think,
+                    growable=topics if plan.growable else None,
+                    replicas=(1, brokers),
+                    movable=topics if plan.moves else None,
+                    brokers=range(1, brokers + 1) if plan.moves else (),
                 )
         made[name] = client
     return made
@@ -168,7 +174,7 @@ def _draw_hosts(stream: Stream, brokers: int) -> HostOptions:
     )
 
 
-def _draw_clients(stream: Stream, brokers: int) -> list[ClientPlan]:
+def _draw_clients(stream: Stream) -> list[ClientPlan]:
     choice = stream.choice
     plans = [
         ClientPlan(f"p{number}", "produce", choice((20, 60, 120, 300)))
@@ -181,7 +187,8 @@ def _draw_clients(stream: Stream, brokers: int) -> list[ClientPlan]:
         plans.append(ClientPlan(f"c{number}", "consume", think, start=start, group=group))
     if happens(stream, 300_000):
         growable = stream.randrange(2) == 0
-        plans.append(ClientPlan("a1", "administer", choice((200, 600)), growable=growable))
+        think, moves = choice((200, 600)), stream.randrange(2) == 0
+        plans.append(ClientPlan("a1", "administer", think, growable=growable, moves=moves))
     return plans
 
 

@@ -27,17 +27,18 @@ def test_schedule_11_kip_966_the_last_one_standing_lost_its_tail() -> None:
     stand in the ELR; its own entry does not vouch after such an end (D4)."""
     d = Driven(flush="replicated")
     d.send_acked()
+    d.run(0.1)
     d.hold_flushes(1)
     d.send_acked()
-    apart = d.separate(1, 2, 3)
-    d.leave_isr(2, 3)
+    d.fence(2, 3)
+    d.settle()
     d.until(lambda: len(d.leading(1).isr.maximal()) == 1, "1 has seen it")
     sent = d.send()
     d.run(1)
     assert not sent.is_acked
 
     d.power_cut(1)
-    apart.lose()
+    d.let_register(2, 3)
     d.restart(1)
     assert d.end(1) == 1
     d.settle()
@@ -309,7 +310,9 @@ def test_schedule_32_redpanda_b1e1e0298b_of_two_reassignments_one_wins() -> None
     late = d.next_commit(old)
     d.blind(old)
     d.begin_control()
-    d.until(lambda: any(d.is_controller(i) for i in d.hosts if i != old), "another one is in office")
+    d.until(
+        lambda: any(d.is_controller(i) for i in d.hosts if i != old), "another one is in office"
+    )
     (new,) = [i for i in d.hosts if i != old and d.is_controller(i)]
     d.order(new, lambda c, now: c.reassign(now, d.place, (2, 3, 4), lambda *_: None))
     d.until(lambda: d.document.adding, "the second one has begun")
@@ -480,20 +483,21 @@ def test_what_is_found_after_a_kill_counts_when_it_is_flushed() -> None:
     before it has flushed it (D3): its power goes next."""
     d = Driven()
     d.send_acked()
-    d.leave_isr(3)
+    d.fence(3)
+    d.settle()
     d.separate(1, 3)
     d.hold_flushes(2)
     sent = d.send()
-    d.until(lambda: d.end(2) == 2, "2 has it")
+    d.until(lambda: d.log(2).written_end == 2, "2 has it")
     d.kill(2)
-    d.hosts[2].hold_flushes = True
+    d.hold_flushes(2)
     d.restart(2)
     d.settle()
     d.run(1)
     assert not sent.is_acked
     d.power_cut(2)
     d.restart(2)
-    d.fence(1, 3)
+    d.fence(1)
     d.settle()
     assert d.isr == [2]
     d.until(lambda: d.is_leading(2), "2 leads")
@@ -511,16 +515,19 @@ def test_a_clean_stop_is_forgotten_before_anything_is_served() -> None:
     d.run(0.1)
     d.settle()
     d.until(lambda: not d.hosts[1].node.is_up, "1 has stopped")
+    d.store.expire("b1")
     d.hosts[1].holds_format = True
     d.hosts[1].restart()
     d.run(1)
     assert d.is_registered(1)
     d.hold_flushes(1)
     d.send_acked()
-    d.run(1)
-    assert d.isr == [2, 3]
+    d.fence(2, 3)
     d.power_cut(1)
+    d.settle()
     d.restart(1)
+    d.settle()
+    assert d.document.leader is None
     d.finish()
 
 

@@ -142,7 +142,9 @@ def test_schedule_06_kafka_14704_an_old_leader_shows_nothing_that_it_has_to_cut(
     assert d.high_watermark(1) == 1
     held.end()
     # As long as the old ones are there, nothing of them is shown.
-    d.never(lambda: d.end(1) == 4 and (d.epoch, 3) in d.batches(1) and d.high_watermark(1) > 1, "seen")
+    d.never(
+        lambda: d.end(1) == 4 and (d.epoch, 3) in d.batches(1) and d.high_watermark(1) > 1, "seen"
+    )
     d.until(lambda: d.high_watermark(1) == 5, "1 has caught up")
     d.finish()
 

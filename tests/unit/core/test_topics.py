@@ -327,6 +327,7 @@ def test_settings_of_a_topic_change_while_it_is_served() -> None:
 
 
 def test_flush_can_be_changed_and_what_it_promises_holds_from_the_answer_on() -> None:
+    """D1: the setting is the wish, the partition's document says what is in force."""
     world = World()
     t = world.topic("t", flush="replicated")
     client = world.client()

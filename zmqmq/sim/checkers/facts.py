@@ -152,8 +152,12 @@ class Facts:
                 drained: Drained = entry.value
                 key = drained.topic, drained.partition
                 log = self.log(key)
+                log.found = found = self._draining.get((entry.client, key), {})
+                if drained.topic in self.allowed.trimmed:
+                    # Each copy is trimmed by its own broker: another leader may begin earlier.
+                    first = min(found, default=drained.end)
+                    drained = drained._replace(start=max(drained.start, first))
                 log.drained, log.drained_at = drained, entry.number
-                log.found = self._draining.get((entry.client, key), {})
             elif f == DELETE and entry.type == INVOKE:
                 self.deleted[entry.value.topic] = entry.number
         for log in self.logs.values():

@@ -1,5 +1,6 @@
-"""The directed schedules of research/replication_model.py, on the real machines: what a random walk
-meets too rarely. Each loses a record, or answers what is old, without the rule that it names."""
+"""Schedules that are too fine for whole brokers (tests/support/replicas.py): the test carries every
+message between the machines of leader and followers. Each loses a record, or answers what is old,
+without the rule that it names. Where the others are stands in tests/sim/test_schedules.py."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ def leave(c: Cluster, *staying: int, see: tuple[int, ...] = ()) -> None:
     c.write(with_isr(c.document, members), *see)
 
 
-def test_d10_alone_below_min_a_fenced_leader_does_not_answer() -> None:
+def test_directed_alone_below_min_a_fenced_leader_does_not_answer() -> None:
+    """2 is elected from the ELR and commits with 3, and 1, which is alone in its ISR, does not see it.
+    Below min_isr it answers nothing that has to be the latest (D10)."""
     c = Cluster(flush="replicated")
     leave(c, 1)
     since = c.brokers[1].sessions.stamp
@@ -36,8 +39,10 @@ def test_d10_alone_below_min_a_fenced_leader_does_not_answer() -> None:
     assert not c.brokers[1].leading.round_is_over(since)
 
 
-def test_d10_a_round_of_the_committed_isr_alone_would_answer_what_is_old() -> None:
-    """The joining of 3 landed unseen; 3 leads, drops 2 and commits alone; 2 still follows 1."""
+def test_directed_round_committed_isr_a_joiner_that_leads_unseen_is_asked_too() -> None:
+    """The joining of 3 landed unseen; 3 leads, drops 2 and commits alone; 2 still follows 1.
+
+    Whoever may be in the ISR is asked too, and not the committed ISR alone (D10, L6)."""
     c = Cluster(flush="replicated", isr=[1, 2], min_isr=1)
     c.fetch(2, 2)
     c.fetch(3, 2)
@@ -54,7 +59,9 @@ def test_d10_a_round_of_the_committed_isr_alone_would_answer_what_is_old() -> No
     assert not c.brokers[1].leading.round_is_over(since)
 
 
-def test_d10_fetches_of_before_the_election_prove_nothing_after_it() -> None:
+def test_directed_round_any_fetch_those_of_before_the_election_prove_nothing_after_it() -> None:
+    """2 and 3 have asked 1 before 2 was elected, and that arrives late. A round counts what came back
+    of replies that were sent after the question (D10)."""
     c = Cluster(flush="replicated")
     c.fetch(2)
     c.fetch(3)
@@ -70,8 +77,9 @@ def test_d10_fetches_of_before_the_election_prove_nothing_after_it() -> None:
     assert not c.brokers[1].leading.round_is_over(since)
 
 
-def test_d12_a_new_leader_does_not_switch_at_its_low_high_watermark() -> None:
-    """The old leader commits late, on fetches that were on their way: unflushed, below LESO."""
+def test_directed_mode_hw_only_a_new_leader_does_not_switch_at_its_low_high_watermark() -> None:
+    """The old leader commits late, on fetches that were on their way: unflushed, below LESO. So
+    everything below LESO has to be flushed before the mode is `fsync` (D12, 3)."""
     c = Cluster(flush="replicated")
     c.brokers[1].send()
     c.fetch(2, flush=False)
@@ -90,7 +98,9 @@ def test_d12_a_new_leader_does_not_switch_at_its_low_high_watermark() -> None:
     assert c.brokers[1].leading.high_watermark == 1
 
 
-def test_d14_a_record_taken_behind_an_epoch_that_wrote_nothing_is_not_cut_again() -> None:
+def test_directed_stale_epoch_entry_behind_an_epoch_without_records_nothing_is_cut_again() -> None:
+    """2 has led an epoch without a record, and then takes one of an older epoch. If the empty epoch
+    stood in its index, it would tell 1 later that the record has parted (D14)."""
     c = Cluster(flush="replicated", isr=[1, 2])
     c.brokers[1].send()
     c.elect(2)  # epoch 2 writes nothing
@@ -104,8 +114,12 @@ def test_d14_a_record_taken_behind_an_epoch_that_wrote_nothing_is_not_cut_again(
     assert c.brokers[2].leading.high_watermark == 1
 
 
-def test_l6_a_joiner_that_leads_unseen_has_all_that_the_old_leader_commits() -> None:
-    """Without the maximal ISR (RocketMQ 5663) the old leader commits with 2 alone."""
+def test_schedule_25_rocketmq_5663_a_joiner_that_leads_unseen_has_all_that_the_old_leader_commits() -> (
+    None
+):
+    """3 is taken in, and the answer is lost. 1 would go on with 2 alone, and 3 is elected.
+
+    From the proposal on, whoever is to join has to have what is committed (L6)."""
     c = Cluster(flush="replicated", isr=[1, 2])
     c.fetch(2, 2)
     c.fetch(3, 2)

@@ -1,0 +1,42 @@
+"""The simulation is honest: a broker without one of its rules is found out (mutants.py).
+
+A schedule that catches a mutant passes without it, as a test of its own; a seed that does is run
+here without it first."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.mutants import Mutant, all_mutants
+from zmqmq.sim.run import run
+
+MUTANTS = all_mutants()
+BY_SCHEDULE = [
+    pytest.param(mutant, number, id=f"{mutant.name}-{number}")
+    for mutant in MUTANTS
+    for number in range(len(mutant.schedules))
+]
+BY_SEED = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS if mutant.seeds]
+
+
+def test_there_are_enough_and_each_is_caught() -> None:
+    assert len(MUTANTS) >= 40
+    assert all(mutant.schedules or mutant.seeds for mutant in MUTANTS)
+
+
+@pytest.mark.parametrize(("mutant", "number"), BY_SCHEDULE)
+def test_a_schedule_catches_it(
+    mutant: Mutant, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = mutant.find_schedules()[number]
+    mutant.apply(monkeypatch)
+    with pytest.raises(AssertionError):  # an InvariantError is one too
+        schedule()
+
+
+@pytest.mark.parametrize("mutant", BY_SEED)
+def test_a_seed_catches_it(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = mutant.seeds[0]
+    assert not run(seed).violations
+    mutant.apply(monkeypatch)
+    assert run(seed).violations
