@@ -470,7 +470,8 @@ class Driven:
         """Let time go by until that is so."""
         end = self.loop.now + within
         while not condition():
-            assert self.loop.now < end and self.loop.step(), self._story(what)
+            is_in_time = self.loop.now < end and self.loop.step()
+            assert is_in_time, self._story(what)
 
     def _story(self, what: str) -> str:
         """That something never came about, and how things stand."""

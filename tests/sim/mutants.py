@@ -1,4 +1,4 @@
-"""Brokers without one of their rules, to see that the simulation would notice (research/style.md 3.4).
+"""Brokers without one of their rules: the simulation must notice (research/style.md 3.4).
 
 A mutant takes one rule away from the code as it is, by monkeypatch; the product has no switch for
 that. It is caught if a schedule fails that passes otherwise, or a seed of the simulation has a
@@ -65,6 +65,11 @@ def mutant(
         return apply
 
     return declare
+
+
+def always(value: object) -> Callable[..., object]:
+    """A function that says nothing else, whatever it is given."""
+    return lambda *_, **__: value
 
 
 def all_mutants() -> list[Mutant]:

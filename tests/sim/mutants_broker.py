@@ -52,7 +52,7 @@ def coordinator_loads_early(patch: Patch) -> None:
 def answers_without_round(patch: Patch) -> None:
     """Ends of logs and committed offsets are answered at once."""
 
-    def ask(self: Latest, *arguments: Any) -> None:
+    def ask(_self: Latest, *arguments: Any) -> None:
         arguments[-1]()
 
     patch.setattr(Latest, "ask", ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.sim.mutants import Patch, mutant
+from tests.sim.mutants import Patch, always, mutant
 from zmqmq.core.control import elections, reassignment, recoveries
 from zmqmq.core.control.controller import Controller
 from zmqmq.core.control.image import KnownBroker
@@ -22,7 +22,7 @@ from zmqmq.core.replication.vouching import vouches as vouches_by_rule
 @mutant("D4", schedules=["schedule_11", "schedule_28"])
 def all_vouch(patch: Patch) -> None:
     """Whoever is registered vouches for everything that it ever had."""
-    patch.setattr(elections, "vouches", lambda entry, registration, *_: registration is not None)
+    patch.setattr(elections, "vouches", lambda _, registration, *__: registration is not None)
 
 
 @mutant("D5", schedules=["schedule_29_nats_7549_a_damaged"])
@@ -66,7 +66,7 @@ def no_elr(patch: Patch) -> None:
 @mutant("D7", schedules=["lowering_min_isr"])
 def lowered_min_keeps_elr(patch: Patch) -> None:
     """A lower min_isr leaves the ELR as it is."""
-    patch.setattr(transitions, "_lowered", lambda before, after: after)
+    patch.setattr(transitions, "_lowered", lambda _, after: after)
 
 
 @mutant("D7", schedules=["schedule_13"])
@@ -84,13 +84,13 @@ def lowered_min_drops_all(patch: Patch) -> None:
 @mutant("C6", schedules=["schedule_14"])
 def election_without_epoch(patch: Patch) -> None:
     """A new leader goes on in the epoch of the one before."""
-    patch.setattr(elections, "_with_epoch", lambda before, after: after)
+    patch.setattr(elections, "_with_epoch", lambda _, after: after)
 
 
 @mutant("C10", schedules=["a_broker_that_stops_hands_over"])
 def elect_who_stops(patch: Patch) -> None:
     """Brokers that want to stop keep what they lead."""
-    patch.setattr(KnownBroker, "is_shutting_down", property(lambda self: False))
+    patch.setattr(KnownBroker, "is_shutting_down", property(always(False)))
 
 
 @mutant("C9", schedules=["schedule_31"])
@@ -142,7 +142,7 @@ def writes_without_guard(patch: Patch) -> None:
 def recover_missing(patch: Patch) -> None:
     """The longest log of those who are here leads, whoever may come back."""
 
-    def members(document: PartitionDocument, place: Any, brokers: Any) -> tuple[int, ...] | None:
+    def members(document: PartitionDocument, _: Any, brokers: Any) -> tuple[int, ...] | None:
         found = [m for m in (*document.isr, *document.elr) if elections._current(m[0], brokers)]
         if document.leader is not None or document.flush != "replicated" or not found:
             return None
@@ -179,7 +179,7 @@ def recover_outsider(patch: Patch) -> None:
 @mutant("D9", schedules=["after_a_recovery"])
 def recover_keeps_high_watermark(patch: Patch) -> None:
     """A copy that comes back after a recovery election shows what it knew before."""
-    patch.setattr("zmqmq.core.broker.replicas.is_suspect", lambda document, replica: False)
+    patch.setattr("zmqmq.core.broker.replicas.is_suspect", always(False))
 
 
 # Registrations

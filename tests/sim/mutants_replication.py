@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.sim.mutants import Patch, mutant
+from tests.sim.mutants import Patch, always, mutant
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import AmbiguousError, If
@@ -48,7 +48,7 @@ def advertise_written(patch: Patch) -> None:
 @mutant("L5", schedules=["schedule_11"])
 def no_min_isr_freeze(patch: Patch) -> None:
     """Below min_isr records are committed all the same."""
-    patch.setattr(Isr, "is_enough", lambda self: True)
+    patch.setattr(Isr, "is_enough", always(True))
 
 
 @mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"])
@@ -109,13 +109,13 @@ def stale_progress(patch: Patch) -> None:
 @mutant("F4", schedules=["schedule_05"])
 def diverging_counts(patch: Patch) -> None:
     """A fetch of a log that has parted is progress."""
-    patch.setattr(Partition, "counts", lambda self, refused: True)
+    patch.setattr(Partition, "counts", always(True))
 
 
 @mutant("F3", schedules=["schedule_03"])
 def no_epoch_fence(patch: Patch) -> None:
     """A fetch of any leader epoch is answered, and counts."""
-    patch.setattr(Partition, "fence", lambda self, member, listed: None)
+    patch.setattr(Partition, "fence", always(None))
 
 
 # Logs that part
@@ -151,7 +151,7 @@ def truncate_to_high_watermark(patch: Patch) -> None:
 @mutant("F2", schedules=["schedule_20"])
 def no_correlation(patch: Patch) -> None:
     """A follower takes every reply, also a late one."""
-    patch.setattr(Fetcher, "is_answer", lambda self, correlation, reply: True)
+    patch.setattr(Fetcher, "is_answer", always(True))
 
 
 @mutant("F9", schedules=["schedule_07"])
@@ -190,7 +190,7 @@ def epoch_without_record(patch: Patch) -> None:
 @mutant("L7", schedules=["schedule_04"])
 def no_leso(patch: Patch) -> None:
     """Who has reached the high watermark joins."""
-    patch.setattr(Proposals, "has_reached_leso", lambda self, reach: True)
+    patch.setattr(Proposals, "has_reached_leso", always(True))
 
 
 @mutant("L7", schedules=["schedule_10"])
@@ -212,9 +212,11 @@ def join_whoever_is_registered(patch: Patch) -> None:
 @mutant("L7", schedules=["schedule_09"])
 def no_live_guard(patch: Patch) -> None:
     """The commit that takes somebody in does not look whether that run is registered."""
-    patch.setattr(
-        Proposals, "_is_live", lambda _self, keys, _: If(keys.controller, "mod", "!=", -1)
-    )
+
+    def is_live(_self: Proposals, keys: Any, _member: Member) -> If:
+        return If(keys.controller, "mod", "!=", -1)
+
+    patch.setattr(Proposals, "_is_live", is_live)
 
 
 @mutant("L7", schedules=["schedule_08"])
@@ -244,13 +246,13 @@ def unknown_is_no(patch: Patch) -> None:
 @mutant("L9", schedules=["schedule_16"])
 def refused_stays_pending(patch: Patch) -> None:
     """A change that was refused counts for ever."""
-    patch.setattr(Proposals, "_clear_unless_ambiguous", lambda self: None)
+    patch.setattr(Proposals, "_clear_unless_ambiguous", always(None))
 
 
 @mutant("L9", schedules=["schedule_17"])
 def waits_for_the_watch(patch: Patch) -> None:
     """What a refused commit shows is not taken over."""
-    patch.setattr(Proposals, "_adopt", lambda self, current: None)
+    patch.setattr(Proposals, "_adopt", always(None))
 
 
 @mutant("L2", schedules=["schedule_15"])
@@ -272,7 +274,7 @@ def every_document_begins_anew(patch: Patch) -> None:
 @mutant("D12", schedules=["directed_mode_keeps_elr"])
 def mode_ignores_elr(patch: Patch) -> None:
     """The mode becomes `fsync` while somebody is in the ELR."""
-    patch.setattr(Proposals, "has_empty_elr", lambda self: True)
+    patch.setattr(Proposals, "has_empty_elr", always(True))
 
 
 @mutant("D12", schedules=["the_mode_changes_when"])
@@ -284,7 +286,7 @@ def mode_asks_nobody(patch: Patch) -> None:
 @mutant("D12", schedules=["directed_mode_hw_only"])
 def mode_by_high_watermark(patch: Patch) -> None:
     """The mode becomes `fsync` when all up to the high watermark is flushed."""
-    patch.setattr(Proposals, "flushed_at_least", lambda self, high_watermark: high_watermark)
+    patch.setattr(Proposals, "flushed_at_least", lambda _, high_watermark: high_watermark)
 
 
 @mutant("D12", schedules=["what_is_committed_while"])
@@ -299,7 +301,7 @@ def mode_counts_late(patch: Patch) -> None:
 @mutant("D10", schedules=["schedule_34"])
 def no_round(patch: Patch) -> None:
     """Whoever takes itself for the leader answers."""
-    patch.setattr(Partition, "round_is_over", lambda self, stamp: True)
+    patch.setattr(Partition, "round_is_over", always(True))
 
 
 @mutant("D10", schedules=["directed_alone_below_min"])

@@ -121,7 +121,7 @@ def missing_log_begins_anew(patch: Patch) -> None:
 @mutant("D5", schedules=["schedule_29_nats_7549_a_damaged"])
 def quarantine_without_a_word(patch: Patch) -> None:
     """A damaged copy is put aside, and its voucher stays."""
-    patch.setattr(Format, "without", lambda self, folder: replace(self))
+    patch.setattr(Format, "without", lambda self, _: replace(self))
 
 
 @mutant("F10", schedules=["schedule_29_nats_7549_damage_of"])

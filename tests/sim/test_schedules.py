@@ -2,22 +2,22 @@
 directed ones of its section 12.1. Each is a test `test_schedule_NN_…` or `test_directed_…` in
 tests/sim/schedules:
 
-    test_logs.py         logs that part and are cut: 1-3, 5-7, 12, 18, 20, 21, 23; trunc_keeps_flushed
-    test_isr.py          who is in sync, and what waits for whom: 4, 8-10, 15-17, 24, 26, 35
-    test_elections.py    who may lead, and what a disk is worth: 11, 13, 14, 19, 27-34; mode_keeps_elr
-    test_recoveries.py   elections that may lose something (D8, D9)
-    test_clients.py      producers and coordinators over a change of the leader: 37
-    test_machines.py     too fine for whole brokers: 25; alone_below_min, mode_hw_only,
-                         round_any_fetch, round_committed_isr, stale_epoch_entry
+    test_logs        logs that part and are cut: 1-3, 5-7, 12, 18, 20, 21, 23; trunc_keeps_flushed
+    test_isr         who is in sync, and what waits for whom: 4, 8-10, 15-17, 24, 26, 35
+    test_elections   who may lead, and what a disk is worth: 11, 13, 14, 19, 27-34; mode_keeps_elr
+    test_recoveries  elections that may lose something (D8, D9)
+    test_clients     producers and coordinators over a change of the leader: 37
+    test_machines    too fine for whole brokers: 25; alone_below_min, mode_hw_only,
+                     round_any_fetch, round_committed_isr, stale_epoch_entry
 
 Those that do not concern what exists:
 
     22      KAFKA-9807: read_committed and the last stable offset; there are no transactions yet
     36-56   but for 37: transactions, groups, queues, delays and the clients' buffers
 
-Some are told in the terms of this broker. 13: there is no election of the last known leader at all;
-what is left of it is that the ELR is never emptied while it holds the only candidates. 16: nobody is
-told "fenced" for good; a refused commit shows what stands in the store. 28: there are no majorities;
+Some are told in the terms of this broker. 13: nobody looks for the last known leader; what is left
+of it is that the ELR is never emptied while it holds the only candidates. 16: nobody is told
+"fenced" for good; a refused commit shows what stands in the store. 28: there are no majorities;
 what is left is that a run that has forgotten is none of the last members. 32: a reassignment is
 guarded by the version of the document, and never counted in quorums.
 """

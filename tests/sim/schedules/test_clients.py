@@ -54,8 +54,8 @@ def test_what_was_cut_of_a_producer_is_forgotten() -> None:
 
 
 def test_an_offset_that_was_committed_is_known_to_the_next_coordinator() -> None:
-    """A group commits an offset. The next leader of the partition of `__offsets` has the record, and
-    does not know that it is committed.
+    """A group commits an offset. The next leader of the partition of `__offsets` has the record,
+    and does not know that it is committed.
 
     It loads the table when it knows, and not before (L14): a commit that it has not seen then is
     in no table any more."""

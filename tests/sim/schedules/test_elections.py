@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from tests.sim.driven import Driven
 from zmqmq.core.control.reassignment import begun
-from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import Delete, Put
 from zmqmq.sim.broker_host import KEYS
 from zmqmq.sim.disk import SimDisk
@@ -405,8 +404,8 @@ def test_the_mode_changes_when_everybody_has_flushed_everything() -> None:
 
 
 def test_what_is_committed_while_the_mode_changes_is_flushed() -> None:
-    """The change to `fsync` is on its way when a record is sent that 2 does not flush. It lands, and
-    2 loses its power.
+    """The change to `fsync` is on its way when a record is sent that 2 does not flush. It lands,
+    and 2 loses its power.
 
     From the wish on, progress is measured in what is flushed (D12, 1)."""
     d = Driven(flush="replicated")

@@ -9,9 +9,7 @@ from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.node import SECOND
 
 
-def test_schedule_04_kafka_7128_nobody_joins_a_new_leader_before_reaching_the_end_it_began_with() -> (
-    None
-):
+def test_schedule_04_kafka_7128_nobody_joins_a_leader_below_where_its_epoch_began() -> None:
     """1 and 2 have a record that 2 does not know to be committed. 2 leads; 3, which is out of the
     ISR, reaches the high watermark of 2. 2 dies, and 3 would be elected without the record.
 
@@ -289,8 +287,8 @@ def test_schedule_35_an_ambiguous_leaving_counts_until_it_is_known() -> None:
 
 
 def test_what_a_follower_said_in_an_earlier_epoch_is_forgotten() -> None:
-    """2 has two records of 1 that are not committed, and 1 is told. 3 leads, and 2 cuts them. 1 leads
-    again.
+    """2 has two records of 1 that are not committed, and 1 is told. 3 leads, and 2 cuts them. 1
+    leads again.
 
     What it was told in its first epoch does not commit them now (L1, L5)."""
     d = Driven()

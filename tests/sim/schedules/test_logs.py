@@ -6,9 +6,7 @@ from __future__ import annotations
 from tests.sim.driven import Driven
 
 
-def test_schedule_01_kip_101_a_restarted_follower_keeps_what_its_high_watermark_does_not_cover() -> (
-    None
-):
+def test_schedule_01_kip_101_a_follower_keeps_what_is_above_its_high_watermark() -> None:
     """2 has record 1 and knows a high watermark of 1. It restarts; 1 and 3 go; 2 is elected.
 
     A follower that cut its log to its high watermark would have lost record 1, which was

@@ -16,8 +16,8 @@ def leave(c: Cluster, *staying: int, see: tuple[int, ...] = ()) -> None:
 
 
 def test_directed_alone_below_min_a_fenced_leader_does_not_answer() -> None:
-    """2 is elected from the ELR and commits with 3, and 1, which is alone in its ISR, does not see it.
-    Below min_isr it answers nothing that has to be the latest (D10)."""
+    """2 is elected from the ELR and commits with 3, and 1, which is alone in its ISR, does not see
+    it. Below min_isr it answers nothing that has to be the latest (D10)."""
     c = Cluster(flush="replicated")
     leave(c, 1)
     since = c.brokers[1].sessions.stamp
@@ -60,8 +60,8 @@ def test_directed_round_committed_isr_a_joiner_that_leads_unseen_is_asked_too() 
 
 
 def test_directed_round_any_fetch_those_of_before_the_election_prove_nothing_after_it() -> None:
-    """2 and 3 have asked 1 before 2 was elected, and that arrives late. A round counts what came back
-    of replies that were sent after the question (D10)."""
+    """2 and 3 have asked 1 before 2 was elected, and that arrives late. A round counts what came
+    back of replies that were sent after the question (D10)."""
     c = Cluster(flush="replicated")
     c.fetch(2)
     c.fetch(3)
@@ -114,9 +114,7 @@ def test_directed_stale_epoch_entry_behind_an_epoch_without_records_nothing_is_c
     assert c.brokers[2].leading.high_watermark == 1
 
 
-def test_schedule_25_rocketmq_5663_a_joiner_that_leads_unseen_has_all_that_the_old_leader_commits() -> (
-    None
-):
+def test_schedule_25_rocketmq_5663_a_joiner_has_all_that_the_old_leader_commits() -> None:
     """3 is taken in, and the answer is lost. 1 would go on with 2 alone, and 3 is elected.
 
     From the proposal on, whoever is to join has to have what is committed (L6)."""

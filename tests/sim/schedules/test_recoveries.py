@@ -8,7 +8,8 @@ from zmqmq.core.replication.follower import Follower
 
 
 def test_a_recovery_waits_for_every_last_member() -> None:
-    """1 forgets a record with its power, 2 and 3 have it and are fenced. Nobody who is here vouches.
+    """1 forgets a record with its power, 2 and 3 have it and are fenced. Nobody who is here
+    vouches.
 
     2 and 3 may come back with everything, so nobody is elected without them (D8)."""
     d = Driven(flush="replicated")

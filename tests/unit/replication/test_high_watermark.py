@@ -7,7 +7,7 @@ import pytest
 from tests.support.replicas import MS, PLACE, Cluster
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import UnavailableError
-from zmqmq.errors import Code, RetryError
+from zmqmq.errors import Code, RetryError, StorageError
 
 
 def test_l5_a_record_is_committed_when_every_member_has_flushed_it() -> None:
@@ -230,3 +230,14 @@ def test_l14_caught_up_means_that_all_from_before_the_epoch_is_known_to_be_commi
 
     assert c.brokers[2].leading.is_caught_up
     assert c.brokers[2].leading.place == PLACE
+
+
+def test_l3_nothing_is_committed_by_a_log_that_has_failed() -> None:
+    # The broker goes on with the only copy, and may be elected once more (seed 6003).
+    c = Cluster(1, flush="replicated")
+    leader = c.brokers[1]
+    leader.send()
+    leader.log.fail(StorageError("EIO"))
+
+    assert not leader.leading.advance()
+    assert leader.leading.high_watermark == 0

@@ -189,7 +189,7 @@ class Partition:
         It never falls within an epoch.
         """
         end = self.log.flushed_end if self.flushes else self.log.written_end
-        if end <= self.high_watermark:
+        if end <= self.high_watermark or self.log.failed:
             return False
         if not self._is_alone:
             end = self.isr.committed_end(end, flushes=self.flushes)
