@@ -48,6 +48,8 @@ def requests(topic_id: bytes) -> dict[Api, dict[str, Any]]:
         Api.ALTER_TOPIC: {"topic": "fields"},
         Api.DELETE_TOPIC: {"topic": "no-such-topic"},
         Api.DESCRIBE: {"kind": "broker"},
+        Api.REASSIGN: {"topic": "fields", "partitions": [[0, [1]]]},
+        Api.ELECT: {"topic": "fields", "kind": "preferred", "partitions": [0]},
     }
 
 
@@ -122,6 +124,7 @@ ROWS: list[tuple[Api, str, tuple[type, ...]]] = [
     (Api.LIST_OFFSETS, "partitions", (bytes, int)),
     (Api.OFFSET_COMMIT, "offsets", (bytes, int, int, int, str)),
     (Api.OFFSET_FETCH, "partitions", (bytes, int)),
+    (Api.REASSIGN, "partitions", (int,)),
 ]
 _KINDS: dict[str, type] = {"int": int, "bin": bytes, "str": str}
 
@@ -146,6 +149,61 @@ def test_a_wrong_type_within_an_entry_is_refused(
     for short in ([], entry[: len(types) - 1], None, 5, {}):
         error = client.error(api, {**good, name: [short]}, bodies)
         assert error["code"] == Code.MALFORMED
+
+
+TARGETS: list[Any] = [
+    *VALUES["bool"],
+    *VALUES["int"],
+    *VALUES["float"],
+    *VALUES["str"],
+    *VALUES["bin"],
+    *VALUES["map"],
+    *VALUES["ext"],
+    *([value] for values in VALUES.values() for value in values if value not in (0, 1)),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda value: repr(value)[:20])
+def test_what_names_no_brokers_is_refused(client: RawClient, target: Any) -> None:
+    client.make_topic("fields")
+    error = client.error(Api.REASSIGN, {"topic": "fields", "partitions": [[0, target]]})
+
+    assert error["code"] == Code.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ([], Code.INVALID_CONFIG),
+        ([0], Code.INVALID_CONFIG),
+        ([2], Code.INVALID_CONFIG),
+        ([1, 1], Code.INVALID_CONFIG),
+        ([1] * 5000, Code.INVALID_CONFIG),
+        (list(range(1, 3000)), Code.INVALID_CONFIG),
+        (None, Code.CONFLICT),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_partition_cannot_be_moved_to_where_there_is_no_broker(
+    client: RawClient, target: Any, code: Code
+) -> None:
+    client.make_topic("fields")
+    fields = {"topic": "fields", "partitions": [[0, target]]}
+
+    assert client.call(Api.REASSIGN, fields)[0]["results"][0]["code"] == code
+
+
+def test_elections_of_what_cannot_be_elected(client: RawClient) -> None:
+    client.make_topic("fields")
+    for entry in (-1, 1.5, None, "0", [], {}, True):
+        fields = {"topic": "fields", "kind": "preferred", "partitions": [entry]}
+        assert client.error(Api.ELECT, fields)["code"] == Code.MALFORMED
+    assert client.error(Api.ELECT, {"topic": "fields", "kind": "other"})["code"] == Code.MALFORMED
+    for kind in ("preferred", "unclean"):
+        fields = {"topic": "fields", "kind": kind, "partitions": [2**53 - 1, 0, 0]}
+        there = client.call(Api.ELECT, fields)[0]["results"]
+        assert there[0]["code"] == Code.UNKNOWN_PARTITION
+        assert there[1] is None
 
 
 def test_floats_without_a_fraction_are_integers(client: RawClient) -> None:

@@ -255,6 +255,12 @@ def waits_for_the_watch(patch: Patch) -> None:
     patch.setattr(Proposals, "_adopt", always(None))
 
 
+@mutant("D13", schedules=["an_outcome_that_nobody_tells"])
+def never_forces(patch: Patch) -> None:
+    """A leader waits until somebody tells what became of its commit."""
+    patch.setattr(Proposals, "_force", always(None))
+
+
 @mutant("L2", schedules=["schedule_15"])
 def every_document_begins_anew(patch: Patch) -> None:
     """A document of the same epoch resets what is known of followers."""

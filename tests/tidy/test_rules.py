@@ -1,4 +1,4 @@
-"""Every rule of replication is named where it is kept and where it is tested (docs/replication.md)."""
+"""Every rule of replication is named where it is kept, and where it is tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RULES = [
     for number in range(1, count + 1)
     if f"{letter}{number}" not in REPLACED
 ]
-RANGE = re.compile(r"\b([LFCD])(\d+)[–-](?:\1)?(\d+)\b")
+RANGE = re.compile(r"\b([LFCD])(\d+)-(?:\1)?(\d+)\b")
 
 
 def rules_in(*folders: str) -> set[str]:

@@ -3,7 +3,7 @@ committed offset forgotten."""
 
 from __future__ import annotations
 
-from tests.sim.driven import Driven
+from tests.sim.driven import Driven, Reader
 from zmqmq.model.groups import offsets_partition
 from zmqmq.model.names import OFFSETS_TOPIC
 
@@ -53,6 +53,31 @@ def test_what_was_cut_of_a_producer_is_forgotten() -> None:
     d.finish()
 
 
+def begin_group(d: Driven) -> tuple[Reader, int, int, int]:
+    """A member of group g that has read a record; its coordinator, and the other brokers. From now
+    on `d` is about the coordinator's partition. The coordinator leads the topic too."""
+    reader = d.reader("c", "g")
+    d.until(lambda: reader.positions, "it has begun")
+    topic = d.place
+    d.place = (d.topic_id(OFFSETS_TOPIC), offsets_partition("g", 2))
+    leader = d.document.leader
+    assert leader is not None
+    old = leader.broker_id
+    one, two = (i for i in d.hosts if i != old)
+    d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
+    d.place, own = topic, d.place
+    if old != 1:
+        d.elect(old)
+        d.until(lambda: d.is_leading(old), "it leads the topic too")
+        d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
+    d.send_acked()
+    d.until(lambda: reader.offsets == [0], "it is read")
+    d.place = own
+    reader.commit()
+    d.until(lambda: reader.is_idle, "the offset is committed")
+    return reader, old, one, two
+
+
 def test_an_offset_that_was_committed_is_known_to_the_next_coordinator() -> None:
     """A group commits an offset. The next leader of the partition of `__offsets` has the record,
     and does not know that it is committed.
@@ -60,18 +85,8 @@ def test_an_offset_that_was_committed_is_known_to_the_next_coordinator() -> None
     It loads the table when it knows, and not before (L14): a commit that it has not seen then is
     in no table any more."""
     d = Driven()
-    reader = d.reader("c", "g")
-    d.send_acked()
-    d.until(lambda: reader.offsets == [0], "it is read")
-    t = d.place
-    d.place = (d.topic_id(OFFSETS_TOPIC), offsets_partition("g", 2))
-    leader = d.document.leader
-    assert leader is not None
-    old = leader.broker_id
-    one, two = (i for i in d.hosts if i != old)
-    d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
-    reader.commit()
-    d.until(lambda: reader.is_idle, "the offset is committed")
+    topic = d.place
+    reader, old, one, two = begin_group(d)
     assert (d.high_watermark(one), d.end(one)) == (0, 1)
     d.fence(old)
     d.elect(one, isr=[one, two])
@@ -79,7 +94,7 @@ def test_an_offset_that_was_committed_is_known_to_the_next_coordinator() -> None
     d.until(lambda: d.high_watermark(one) == 1, "it knows that the record is committed")
     reader.ask_committed()
     d.until(lambda: reader.is_idle, "the group has asked")
-    d.place = t
+    d.place = topic
     d.finish()
 
 
@@ -87,33 +102,24 @@ def test_what_is_told_to_be_committed_is_the_latest() -> None:
     """The coordinator of a group has been replaced, and does not know it. The group has committed
     another offset since; somebody asks the old one.
 
-    It answers when its followers have confirmed that they still follow it (D10)."""
+    It answers when its followers have confirmed that they still follow it, in this very partition
+    (D10)."""
     d = Driven()
-    reader = d.reader("c", "g")
-    d.send_acked()
-    d.until(lambda: reader.offsets == [0], "it is read")
-    t = d.place
-    d.place = (d.topic_id(OFFSETS_TOPIC), offsets_partition("g", 2))
-    leader = d.document.leader
-    assert leader is not None
-    old = leader.broker_id
-    one, two = (i for i in d.hosts if i != old)
-    d.until(lambda: d.is_following(one, old) and d.is_following(two, old), "both follow")
-    reader.commit()
-    d.until(lambda: reader.is_idle, "the offset is committed")
+    topic = d.place
+    _, old, one, two = begin_group(d)
     d.network.cut("late", f"b{one}")
     d.network.cut("late", f"b{two}")
     late = d.reader("late", "g", [old])
-    d.until(lambda: late.positions, "the other member has begun")
+    d.until(lambda: late.positions, "another member has begun")
     d.send_acked()
     d.blind(old)
     d.elect(one, isr=[one, two])
     d.until(lambda: d.is_leading(one) and d.is_following(two, one), "another one leads")
     other = d.reader("other", "g", [one])
-    d.until(lambda: other.offsets == [1], "another member has read on")
+    d.until(lambda: other.offsets == [1], "a third member has read on")
     other.commit()
     d.until(lambda: other.is_idle, "another offset is committed")
     late.ask_committed()
     d.run(2)
-    d.place = t
+    d.place = topic
     d.finish()

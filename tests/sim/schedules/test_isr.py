@@ -286,6 +286,24 @@ def test_schedule_35_an_ambiguous_leaving_counts_until_it_is_known() -> None:
     d.finish()
 
 
+def test_an_outcome_that_nobody_tells_is_found_out() -> None:
+    """The commit that takes 3 in is lost on its way, and the leader hears nothing. 3 dies.
+
+    The leader settles it by another commit under the same guard (D13), or it would wait for 3."""
+    d = Driven()
+    d.leave_isr(3)
+    d.hold_commits(1)
+    d.send_acked()
+    commit = d.next_commit(1)
+    assert [m.broker_id for m in commit.document.isr] == [1, 2, 3]
+    d.hosts[1].holds_commits = False
+    commit.time_out()
+    d.kill(3)
+    sent = d.send()
+    d.until(lambda: sent.is_acked, "the record is acknowledged", 5 * SECOND)
+    d.finish()
+
+
 def test_what_a_follower_said_in_an_earlier_epoch_is_forgotten() -> None:
     """2 has two records of 1 that are not committed, and 1 is told. 3 leads, and 2 cuts them. 1
     leads again.

@@ -228,15 +228,19 @@ class Replicas:
             self._end_role(replica, document)
         if replica.phase is not Phase.READY or document.leader_epoch < replica.adopted:
             return
+        if document.leader is not None and document.leader.broker_id == me.broker_id:
+            if document.leader != me:
+                return  # it leads in a registration that is over, or not known here yet
+        elif is_suspect(document, replica):
+            # Also while nobody leads: by the next document it would look as if nothing had been.
+            replica.saved_high_watermark = 0
+        replica.rec = max(replica.rec, document.rec)
         if document.leader == me:
             if document.leader_epoch > replica.adopted:
                 self._lead(now, replica, document, revision, me)
-        elif document.leader is not None and document.leader.broker_id == me.broker_id:
-            return  # it leads in a registration that is over, or not known here yet
         elif document.leader is not None and me.broker_epoch:
             self._follow(now, replica, document, document.leader)
         replica.adopted = document.leader_epoch
-        replica.rec = max(replica.rec, document.rec)
 
     def adopt(self, place: Place, leader_epoch: int) -> Replica | None:
         """Take part in nothing older than this epoch any more, before it is said how far the copy
@@ -314,8 +318,7 @@ class Replicas:
     ) -> None:
         log = replica.log
         assert log is not None
-        high_watermark = 0 if is_suspect(document, replica) else replica.saved_high_watermark
-        follower = Follower(log, document, leader, high_watermark)
+        follower = Follower(log, document, leader, replica.saved_high_watermark)
         replica.role = follower
         self._followed(now, follower)
 
