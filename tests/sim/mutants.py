@@ -2,8 +2,8 @@
 
 A mutant takes one rule away from the code as it is, by monkeypatch; the product has no switch for
 that. It is caught if a schedule fails that passes otherwise, or a seed of the simulation has a
-violation that it has not otherwise. `all_mutants` are those of mutants_*.py, and docs/testing.md
-says which is caught by what.
+violation that it has not otherwise. `all_mutants` are those of mutants_*.py, and
+docs/testing-mutants.md says which is caught by what (find_mutants.py).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import contextlib
 
 import pytest
 
+from tests.sim import find_mutants
 from tests.sim.driven import Driven
 from tests.sim.mutants import Mutant, all_mutants
 from zmqmq.sim.run import run
@@ -21,6 +22,12 @@ BY_SCHEDULE = [
     for number in range(len(mutant.schedules))
 ]
 BY_SEED = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS if mutant.seeds]
+
+
+def test_the_document_tells_of_them() -> None:
+    text = find_mutants.DOCUMENT.read_text()
+
+    assert find_mutants.document(text) == text, "`python -m tests.sim.find_mutants` writes it"
 
 
 def test_there_are_enough_and_each_is_caught() -> None:

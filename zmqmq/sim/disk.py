@@ -266,11 +266,10 @@ class SimDisk:
             )
         return self._used
 
-    def peek(self, path: str) -> bytes | bytearray:
-        """What a file has now, without the zeros at its end, for who checks the simulation: no
-        fault concerns this. Not to be kept."""
+    def peek(self, path: str) -> CachedFile | None:
+        """A file, for who checks the simulation: no fault concerns what is looked at there."""
         number = self._find(path)
-        return b"" if number is None else self._file(number).data
+        return None if number is None else self._file(number)
 
     def paths(self) -> Sequence[str]:
         """All files, sorted."""

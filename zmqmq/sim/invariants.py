@@ -167,7 +167,8 @@ class Invariants:
                     fail("I3", f"{member} has {reach}, and the mode is {document.flush}")
         batches = [] if committed.is_compacted else copy.shadow.between(committed.end, end)
         committed.grow(batches, end, fail)
-        self._check_leader(place)
+        if document is None or not leads(role, document):
+            self._check_leader(place)
         self._check_vouching(place)
         self._moves += 1
         if self._moves % PRODUCERS_EVERY == 0:

@@ -11,9 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from zmqmq.batch.layout import HEADER_SIZE, head_is_valid, unpack_header, verify
+from zmqmq.batch.layout import HEADER_SIZE, MAGIC, unpack_header, verify
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.segment import Segment
+from zmqmq.sim.cached_file import CachedFile
 from zmqmq.sim.disk import SimDisk
 
 Fail = Callable[[str, str], NoReturn]
@@ -43,10 +44,11 @@ class Unreadable(Exception):  # noqa: N818 - the disk is what is wrong
 class Tail:
     """Where reading a log has ended, so that it need not be looked for again."""
 
-    __slots__ = ("offset", "position", "segment")
+    __slots__ = ("file", "offset", "position", "segment")
 
     def __init__(self) -> None:
         self.segment: Segment | None = None
+        self.file: CachedFile | None = None
         self.offset = self.position = 0
 
 
@@ -66,19 +68,18 @@ def stored(
     """
     while start < end:
         if tail is not None and tail.segment is log.segments[-1] and tail.offset == start:
-            segment, offset, position = tail.segment, start, tail.position
+            segment, file, offset, position = tail.segment, tail.file, start, tail.position
         else:
             segment = log.segment_of(start)
+            file = disk.peek(segment.path)
             offset, position = segment.place_before(start)
-        view = memoryview(disk.peek(segment.path))
+        view = memoryview(b"" if file is None else file.data)
         if position >= segment.size:
             raise Unreadable(f"{segment.path} has nothing from offset {start} on")
         while start < end and position < segment.size:
             batch = _batch_at(view, position, offset)
-            if batch is not None and disk.is_rotten and verify(view, position, log.seed)[0] < 0:
-                batch = None  # what the producer wrote of the header may be wrong, too
-            if batch is None and former is not None and disk.is_rotten:
-                batch = former.beginning(offset)
+            if disk.is_rotten and (batch is None or not _is_whole(view, position, batch, log.seed)):
+                batch = None if former is None else former.beginning(offset)
             if batch is None:
                 raise Unreadable(f"{segment.path} byte {position}: not the batch at {offset}")
             offset = batch.next
@@ -87,15 +88,16 @@ def stored(
                 yield batch, view[position : position + batch.size]
             position += batch.size
         if tail is not None:
-            tail.segment, tail.offset, tail.position = segment, offset, position
+            tail.segment, tail.file = segment, file
+            tail.offset, tail.position = offset, position
 
 
 def _batch_at(view: memoryview, position: int, offset: int) -> Batch | None:
-    """The batch there, if it is that of the offset, and its header is what was written."""
+    """The batch there, if it is that of the offset."""
     if position + HEADER_SIZE > len(view):
         return None
     header = unpack_header(view, position)
-    if header.base_offset != offset or not head_is_valid(view, position, header.head_crc):
+    if header.base_offset != offset or header.magic != MAGIC:
         return None
     producer = None
     if header.producer_id:
@@ -103,6 +105,11 @@ def _batch_at(view: memoryview, position: int, offset: int) -> Batch | None:
     return Batch(
         offset, header.next_offset, header.leader_epoch, header.head_crc, header.size, producer
     )
+
+
+def _is_whole(view: memoryview, position: int, batch: Batch, seed: int) -> bool:
+    """Whether both checksums hold, so that no field of the header has rotted."""
+    return position + batch.size <= len(view) and verify(view, position, seed)[0] == batch.base
 
 
 class Shadow:

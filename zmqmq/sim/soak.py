@@ -85,7 +85,7 @@ def soak(
     stop = _Stop(None if minutes is None else time.monotonic() + 60 * minutes)
     say(f"seed {totals.next_seed} on, {totals.seeds} were run before; {count} processes")
     context = multiprocessing.get_context("spawn")
-    with context.Pool(count, _ignore_signals) as pool:
+    with context.Pool(count, _ignore_interrupt) as pool:
         while not stop.is_due:
             before = len(totals.failures)
             seeds = range(totals.next_seed, totals.next_seed + ROUND * count)
@@ -174,10 +174,9 @@ def _write(file: Path, values: dict[str, Any]) -> None:
     new.replace(file)
 
 
-def _ignore_signals() -> None:
-    """Whoever started this ends it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches all processes; who started this one ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _hang(*_: object) -> None:

@@ -228,9 +228,9 @@ class Making:
             numbers = sorted({*range(marked.partitions), *self._image.numbers.get(topic_id, ())})
             steps: list[Step] = [(Delete(self._keys.partition(topic_id, n)), mine) for n in numbers]
 
-            def gone(later: Now, end: Commit | StoreError) -> None:
-                # Once it is marked nobody can keep it: who refuses goes on with the removal.
-                ended(later, outcome if isinstance(end, Commit) else end)
+            def gone(later: Now, _end: Commit | StoreError) -> None:
+                # Once it is marked nobody can keep it, whoever goes on with the removal.
+                ended(later, outcome)
 
             self._commits.begin_all([*steps, (Delete(key), mine)], gone)
 
