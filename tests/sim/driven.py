@@ -417,14 +417,19 @@ class Driven:
         self.hands: dict[str, Hand] = {}
         self.readers: dict[str, Reader] = {}
         self._writes = 0
-        cluster.start()
-        self._create(
-            replicas or brokers,
-            {"flush": flush, "min_isr": min_isr, **(config or {})},
-        )
+        # Those that come later have no replica yet.
+        first = replicas or brokers
+        self._start(range(1, first + 1))
+        self._create(first, {"flush": flush, "min_isr": min_isr, **(config or {})})
+        self._start(range(first + 1, brokers + 1))
+
+    def _start(self, broker_ids: Sequence[int]) -> None:
+        for broker_id in broker_ids:
+            self.hosts[broker_id].start()
+        for broker_id in broker_ids:
+            self.until_up(broker_id)
 
     def _create(self, replicas: int, config: Mapping[str, object]) -> None:
-        self.until(lambda: all(self._is_up(i) for i in self.hosts), "all brokers are up")
         hand = self.hand("p1")
         answers: list[object] = []
         fields = {"topic": TOPIC, "partitions": 1, "replicas": replicas, "config": dict(config)}

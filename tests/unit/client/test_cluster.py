@@ -733,7 +733,8 @@ class TestController:
         world.core.handle_link(world.now, world.socket_to(3), Link.REFUSED)
         world.step()
         world.advance(2_000)
-        assert world.broker_of(again := world.take(Api.REASSIGN)) == 1
+        again = world.take(Api.REASSIGN)
+        assert world.broker_of(again) == 1
         world.answer(again, {"results": [None]})
         assert promise.value == {"results": [None]}
 

@@ -300,7 +300,8 @@ def test_f12_a_fetch_says_which_leader_epochs_are_known() -> None:
     assert epochs(sent) == (1, None)
     both = stored_batch(0, [b"x"], epoch=3) + stored_batch(1, [b"x"], epoch=4)
     answer_fetch(world, sent, {0: both})
-    assert epochs(sent := world.take(Api.FETCH)) == (1, 4)
+    sent = world.take(Api.FETCH)
+    assert epochs(sent) == (1, 4)
     answer_fetch(world, sent, {})
     assert epochs(world.take(Api.FETCH)) == (1, 4)
     consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 1))
@@ -341,7 +342,8 @@ def test_f12_what_retention_skips_has_no_epoch() -> None:
     hints = {"log_start": 70, "end": 90}
     refuse_partition(world, world.take(Api.FETCH), Code.OFFSET_OUT_OF_RANGE, **hints)
 
-    assert epochs(sent := world.take(Api.FETCH)) == (1, None)
+    sent = world.take(Api.FETCH)
+    assert epochs(sent) == (1, None)
     assert asked(sent) == {0: 70}
 
 

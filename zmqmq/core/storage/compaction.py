@@ -228,6 +228,11 @@ class Compaction:
     def _rewrite(self, segment: Segment, number: int, out: _Writer) -> int:
         """Write what stays of a segment whose first record has this number; the next one's."""
         for data, batch in self._batches(segment):
+            if batch.header.leader_epoch != out.epoch:
+                # No batch reaches over records of another epoch: a follower that ends with it
+                # would be told that its log has parted from ours there (F4).
+                out.end(batch.base_offset)
+                out.epoch = batch.header.leader_epoch
             offsets = batch.offsets
             kept = [
                 at
@@ -258,6 +263,8 @@ class _Writer:
 
     def __init__(self, segment: Segment, seed: int) -> None:
         self.segment = segment
+        self.epoch = -1
+        """Leader epoch of the batches that are being looked at."""
         self._seed = seed
         self._held: tuple[bytes, RecordBatch, list[int]] | None = None
 
