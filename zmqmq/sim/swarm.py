@@ -253,6 +253,7 @@ PARAMETERS: Final[Mapping[str, Sequence[int]]] = {
     "slow_disk": (10, 50, 400),
     "full_disk": (0, 1_000, 20_000),
     "wipe": (0, 1),
+    "rot": (0, 1),
     "clock_step": (-3_600_000, -1_000, -50, 50, 1_000, 3_600_000),
     "clock_drift": (-50_000, -1_000, 1_000, 50_000),
 }

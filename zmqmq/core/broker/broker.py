@@ -38,6 +38,7 @@ from zmqmq.core.broker.events import (
     Ticked,
 )
 from zmqmq.core.broker.parts import Parts
+from zmqmq.core.broker.replica import Phase
 from zmqmq.core.control.image import (
     BrokerChange,
     PartitionChange,
@@ -209,7 +210,8 @@ class Broker(Parts):
                     moved.append(role)
             elif role is not None:
                 self.following.touch(log)
-            self.replicas.flushed(now, log)
+            if replica is None or replica.phase is not Phase.READY:
+                self.replicas.flushed(now, log)
         self.flushing.begin()
         self._moved(moved)
         self.following.pump(now)

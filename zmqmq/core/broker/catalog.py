@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from zmqmq.core.control.image import KnownTopic
 from zmqmq.core.replication.partition import Partition
+from zmqmq.core.storage.log import Log
 from zmqmq.errors import Code, refusal
 from zmqmq.model.topics import TopicConfig
 
@@ -39,11 +40,13 @@ class Catalog:
         """Those that are led and open here."""
         self.unopened: dict[tuple[bytes, int], str] = {}
         """Those that could not be opened, and why."""
+        self.is_given_up: Callable[[Log], bool] = lambda _: False
+        """Asked of a damaged log: whether another copy takes its place (L17)."""
 
     def partition(self, topic_id: bytes, partition: int) -> Partition:
         """The open partition; refusals name the topic as people know it."""
         found = self.partitions.get((topic_id, partition))
-        if found is not None:
+        if found is not None and (found.log.damage is None or not self.is_given_up(found.log)):
             return found
         topic = self.check_exists(topic_id, partition)
         why = self.unopened.get((topic_id, partition))

@@ -60,6 +60,12 @@ class Damage:
         halt = Halt(f"{log.name} is damaged at {log.damage}")
         self._membership.unvouch([log.key.folder], lambda _: self._outbox.emit(halt))
 
+    def is_given_up(self, log: Log) -> bool:
+        """Whether this damaged log is led here no more."""
+        self.found(log)
+        replica = self._replicas.by_log.get(log)
+        return replica is None or replica.role is None
+
     def look(self, now: Now) -> None:
         """Also where it was found by a look-up or a compaction."""
         if now.ns < self._look_ns or self._membership.me is None:

@@ -104,7 +104,8 @@ class Latest:
 
     def check(self, partition: Partition) -> None:
         """A follower has confirmed something, or the ISR or the high watermark has changed."""
-        for request in tuple(self._waiting.get(partition, ())):
+        waiting = self._waiting.get(partition)
+        for request in tuple(waiting) if waiting else ():
             if partition.round_is_over(request.rounds[partition]):
                 self._over(request, partition)
 

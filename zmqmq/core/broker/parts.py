@@ -140,6 +140,7 @@ class Parts(ABC):
             self._down,
         )
         self.damage = Damage(self.replicas, self.membership, self.outbox)
+        self.catalog.is_given_up = self.damage.is_given_up
         self.controller = Controller(
             identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
         )
