@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked.soak,
             say,
             minutes=asked.minutes,
+            seeds=asked.seeds,
             processes=asked.processes,
             first=asked.seed,
         )
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shrink", action="store_true", help="find a smaller run that fails in the same way")
     add("--soak", type=Path, help="run fresh seeds; totals are kept in this folder")
     add("--minutes", type=int, help="for how long, with --soak")
+    add("--seeds", type=int, help="how many, with --soak")
     add("--processes", type=int, help="how many, with --soak; one for each core if not given")
     return parser
 

@@ -73,7 +73,13 @@ class Totals:
 
 
 def soak(
-    folder: Path, say: Say, *, minutes: int | None, processes: int | None, first: int | None
+    folder: Path,
+    say: Say,
+    *,
+    minutes: int | None = None,
+    seeds: int | None = None,
+    processes: int | None = None,
+    first: int | None = None,
 ) -> int:
     """Go on where the folder ends. The exit status: 1 if anything failed, ever."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,10 +92,12 @@ def soak(
     say(f"seed {totals.next_seed} on, {totals.seeds} were run before; {count} processes")
     context = multiprocessing.get_context("spawn")
     with context.Pool(count, _ignore_interrupt) as pool:
-        while not stop.is_due:
+        end = None if seeds is None else totals.next_seed + seeds
+        while not stop.is_due and totals.next_seed != end:
             before = len(totals.failures)
-            seeds = range(totals.next_seed, totals.next_seed + ROUND * count)
-            _round(pool.imap(attempt, seeds), totals, stop, file, say)
+            round_end = totals.next_seed + ROUND * count
+            batch = range(totals.next_seed, round_end if end is None else min(round_end, end))
+            _round(pool.imap(attempt, batch), totals, stop, file, say)
             for seed, violation in list(totals.failures.items())[before:]:
                 say(f"seed {seed} failed: {violation}\n  python -m zmqmq.sim {seed}")
         pool.terminate()

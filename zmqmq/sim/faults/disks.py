@@ -54,13 +54,10 @@ def wipe(scene: Scene, fault: Fault) -> End | None:
     administrator: partitions without other copies could be placed on who is still counted.
     """
     (host,) = scene.hosts(fault.target)
-    clients = scene.clients.values()
-    is_quick = bool(fault.parameter) and not any(
-        isinstance(client, AdministeringClient) for client in clients
-    )
-    for _, document in scene.partitions():
+    is_quick = bool(fault.parameter) and not _administrators(scene)
+    for place, document in scene.partitions():
         is_here = host.broker_id in document.replicas
-        if is_here and not scene.is_spare(host, document, is_quick=is_quick):
+        if is_here and not scene.is_spare(host, place, document, is_counted=is_quick):
             return None
     scene.lose(host, is_quick=is_quick)
     host.disk = SimDisk(keeps_history=False)
@@ -69,23 +66,34 @@ def wipe(scene: Scene, fault: Fault) -> End | None:
 
 def rot(scene: Scene, fault: Fault) -> End | None:
     """One byte of a log on a broker that is down: only where another broker has everything, and
-    only below the recovery point (behind it, it could not be told from a torn tail)."""
+    only below the recovery point (behind it, it could not be told from a torn tail).
+
+    The copy goes on to count until somebody reads it. So there must be no way to commit anything
+    to it alone, and no administrator who makes one by lowering min_isr.
+    """
     (host,) = scene.hosts(fault.target)
-    is_quick = bool(fault.parameter)
-    folders = [
-        f"logs/{place[0].hex()}.{place[1]}.0"
+    folders = {
+        f"logs/{place[0].hex()}.{place[1]}.0": place
         for place, document in scene.partitions()
-        if host.broker_id in document.replicas and scene.is_spare(host, document, is_quick=is_quick)
-    ]
+        if host.broker_id in document.replicas
+        and scene.is_spare(host, place, document, is_counted=True)
+    }
     found = [f for f in folders if f in host.checkpoints and host.disk.exists(f)]
-    scene.lose(host, is_quick=is_quick)
+    if not found or _administrators(scene):
+        return None
+    scene.lose(host, is_quick=bool(fault.parameter))
     stream = scene.stream(fault)
-    for _ in range(TRIES_MAX if found else 0):
-        spot = _spot(host, stream.choice(found), stream)
+    for _ in range(TRIES_MAX):
+        folder = stream.choice(found)
+        spot = _spot(host, folder, stream)
         if spot is not None:
-            host.disk.flip(*spot, 1 << stream.randrange(8))
+            scene.flip(host, folders[folder], *spot, 1 << stream.randrange(8))
             break
     return lambda: up([host])
+
+
+def _administrators(scene: Scene) -> bool:
+    return any(isinstance(client, AdministeringClient) for client in scene.clients.values())
 
 
 def _spot(host: BrokerHost, folder: str, stream: Stream) -> tuple[str, int] | None:

@@ -36,12 +36,29 @@ class Fault(NamedTuple):
         return f"{self.kind} {self.target} {self.duration / MS:.0f} ms, {self.parameter}"
 
 
+class _Rot(NamedTuple):
+    """A byte that was damaged."""
+
+    host: BrokerHost
+    place: Place
+    path: str
+    position: int
+    byte: bytes
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it still is."""
+        disk = self.host.disk
+        return disk.exists(self.path) and self.byte == disk.open(self.path).read(self.position, 1)
+
+
 class Scene:
     """What faults can reach."""
 
     def __init__(self, cluster: Cluster, clients: Mapping[str, SimClient]) -> None:
         self.cluster = cluster
         self.clients = clients
+        self._rotten: list[_Rot] = []
 
     def hosts(self, target: str) -> list[BrokerHost]:
         """The brokers that are meant."""
@@ -58,21 +75,35 @@ class Scene:
             assert isinstance(key, PartitionKey)
             yield (key.topic_id, key.partition), PartitionDocument.decode(kv.value)
 
-    def is_spare(self, host: BrokerHost, document: PartitionDocument, *, is_quick: bool) -> bool:
+    def is_spare(
+        self, host: BrokerHost, place: Place, document: PartitionDocument, *, is_counted: bool
+    ) -> bool:
         """Whether this copy can be lost: another broker surely has everything that is committed.
 
         It must still count if its session ends before the controller knows of the loss. With a
-        min_isr of 1 it would not: the ISR would shrink to the lost copy, and there is no ELR. A
-        copy outside the ISR can come into it, by a commit that is under way, as long as its broker
-        is still registered: that is what `is_quick` means.
+        min_isr of 1 it would not: the ISR would shrink to the lost copy, and there is no ELR. The
+        lost one is counted if it is in the ISR, or could come into it by a commit that is under
+        way, as long as its broker is registered.
         """
         in_sync = [member.broker_id for member in document.isr]
-        is_counted = is_quick or host.broker_id in in_sync
+        is_counted = is_counted or host.broker_id in in_sync
         if is_counted and document.effective_min_isr < TWO:
             return False
         return any(
-            member.broker_id != host.broker_id and self._is_well(*member) for member in document.isr
+            member.broker_id != host.broker_id
+            and self._is_well(*member)
+            and not self._is_rotten(self.cluster.hosts[member.broker_id - 1], place)
+            for member in document.isr
         )
+
+    def flip(self, host: BrokerHost, place: Place, path: str, position: int, mask: int) -> None:
+        """Damage a byte. As long as nobody has found it the copy looks as well as any other."""
+        host.disk.flip(path, position, mask)
+        byte = host.disk.open(path).read(position, 1)
+        self._rotten.append(_Rot(host, place, path, position, byte))
+
+    def _is_rotten(self, host: BrokerHost, place: Place) -> bool:
+        return any(r.host is host and r.place == place and r.is_there for r in self._rotten)
 
     def lose(self, host: BrokerHost, *, is_quick: bool) -> None:
         """Its process ends; its session too, unless what happens to the disk happens quickly."""

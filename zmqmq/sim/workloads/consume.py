@@ -34,6 +34,8 @@ POLLS_MAX = 8
 """Batches that it takes at one look."""
 APPETITES = ((2_048, 2_048), (8_192, 8_192), (512, 65_536), (1_048_576, 16_777_216))
 """What a fetch asks for and what may lie ready; the first two wait until all was read."""
+UNANSWERED_MAX = 4
+"""Questions under way, before it asks no more."""
 BACK_MAX = 30
 """How many offsets a seek goes back at most."""
 
@@ -88,6 +90,8 @@ class ConsumingClient(SimClient):
 
     def turn(self) -> None:
         """Something else than reading."""
+        if self._unanswered >= UNANSWERED_MAX:
+            return
         what = self.stream.randrange(10)
         if what < 4:
             log = self._draw_log()
