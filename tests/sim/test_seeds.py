@@ -12,7 +12,7 @@ import pytest
 from zmqmq.sim.coverage import missing
 from zmqmq.sim.run import Result, run
 
-SEEDS = int(os.environ.get("ZMQMQ_SIM_SEEDS", "40"))
+SEEDS = int(os.environ.get("ZMQMQ_SIM_SEEDS", "300"))
 CHUNK = 10
 TWICE = 20
 """One in so many is run twice."""

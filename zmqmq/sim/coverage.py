@@ -20,7 +20,34 @@ from zmqmq.sim.history import FAIL, INFO, OK, POLL, SEND, Entry, Log, Polled, St
 from zmqmq.sim.node import Node
 
 MARKS: Final[Mapping[str, int]] = {
-    "election": 40,
+    "election": 30,
+    "no leader": 60,
+    "ISR shrunk": 60,
+    "ISR grown": 60,
+    "election from ELR, later run": 60,
+    "hand-over": 150,
+    "registered again": 80,
+    "session lost while leading": 80,
+    "controller": 10,
+    "truncation": 100,
+    "acknowledged by a later leader": 120,
+    "recovery election": 150,
+    "commit lost": 120,
+    "commit applied late": 120,
+    "commit without answer": 120,
+    "halt: has failed": 150,
+    "halt: cannot start": 250,
+    "reassignment ended": 600,
+    "min_isr changed": 800,
+    "flush mode fsync": 1_200,
+    "flush mode replicated": 600,
+    "log begun anew": 1_200,
+    "quarantine": 4_000,
+    "registered without some logs": 4_000,
+    "halt: damaged": 4_000,
+    "unclean election": 6_000,
+    "election from ELR": 6_000,
+    "reader told OFFSET_OUT_OF_RANGE": 6_000,
 }
 """Each mark, and in how many seeds it shows at least once as good as surely."""
 
@@ -45,6 +72,7 @@ class Coverage:
 
     def finish(self, entries: Sequence[Entry]) -> Counter[str]:
         """All marks, when the run is over."""
+        self.marks.update(self._cluster.store.rarely)
         for host in self._cluster.hosts:
             self._leave(host)
             self.marks.update(host.rarely)
@@ -105,9 +133,8 @@ class Coverage:
         elif after.rec != before.rec:
             marks["recovery election"] += 1
         elif leader.broker_id in elr:
-            marks["election from ELR"] += 1
-            if elr[leader.broker_id] != leader:
-                marks["election of a later run"] += 1
+            is_same = elr[leader.broker_id] == leader
+            marks["election from ELR" if is_same else "election from ELR, later run"] += 1
         elif before.leader is not None and before.leader in after.isr:
             marks["hand-over"] += 1
 

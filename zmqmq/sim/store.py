@@ -16,6 +16,7 @@ Calls of one node may overtake each other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -67,6 +68,8 @@ class Store:
         """What is in it, for who checks the simulation; nodes ask their client."""
         self.ambiguity = 0
         """Of a million commits so many lose their answer, and perhaps more than that."""
+        self.rarely: Counter[str] = Counter()
+        """What became of those."""
         self._loop = loop
         self._chance = chance
         self._trace = trace
@@ -141,10 +144,13 @@ class Store:
         if call.is_commit and self.ambiguity and happens(call.stream, self.ambiguity):
             match call.stream.randrange(3):
                 case 0:
+                    self.rarely["commit lost"] += 1
                     return
                 case 1:
+                    self.rarely["commit applied late"] += 1
                     delay += call.stream.randrange(APPLIED_LATE_NS)
                 case _:
+                    self.rarely["commit without answer"] += 1
                     is_silent = True
         self._loop.post(self._loop.now + delay, None, self._apply, call, is_silent)
 

@@ -145,7 +145,7 @@ def _draw_topics(stream: Stream, brokers: int) -> dict[str, TopicPlan]:
             config["retention_bytes"] = stream.choice((8_192, 32_768))
         if stream.randrange(4) == 0:
             config["segment_ms"] = 1_000
-        if stream.randrange(10) == 0:
+        if stream.randrange(5) == 0:
             config["unclean_election"] = "on"
         topics[name] = TopicPlan(stream.choice((1, 1, 2, 3)), replicas, config)
     return topics

@@ -30,6 +30,7 @@ class Damage:
         self._outbox = outbox
         self._is_judging = False
         """Whether damaged logs are being put aside."""
+        self._given_up: dict[Log, None] = {}
         self._look_ns = 0
 
     def register_if_ready(self, now: Now) -> None:
@@ -53,9 +54,9 @@ class Damage:
         """Bytes of a log are not what was written: where there are other copies, the next start
         puts this one aside (L17, decision 10)."""
         replica = self._replicas.by_log.get(log)
-        if replica is None or not self._is_doubtful(replica) or self._is_judging:
+        if replica is None or not self._is_doubtful(replica) or log in self._given_up:
             return
-        self._is_judging = True
+        self._given_up[log] = None
         self._replicas.give_up(replica)
         halt = Halt(f"{log.name} is damaged at {log.damage}")
         self._membership.unvouch([log.key.folder], lambda _: self._outbox.emit(halt))
