@@ -68,8 +68,9 @@ class Nemesis:
 
 def _start_anew(host: BrokerHost) -> None:
     """As its operator would, where a log that has failed has no other copy."""
-    if host.broker is not None and any(
-        log.failed or log.damage for log in host.broker.replicas.logs
+    broker = host.broker
+    if broker is not None and (
+        broker.catalog.unopened or any(log.failed or log.damage for log in broker.replicas.logs)
     ):
         host.crash()
         host.restart()
