@@ -22,7 +22,7 @@ from zmqmq.core.replication.proposals import Proposals
 # What is committed
 
 
-@mutant("D2", schedules=["schedule_27_nats_7564_all_lose"])
+@mutant("D2", schedules=["schedule_27_nats_7564_all_lose"], seeds=[9])
 def own_unflushed(patch: Patch) -> None:
     """The leader acknowledges before its own fsync."""
 
@@ -45,13 +45,13 @@ def advertise_written(patch: Patch) -> None:
     )
 
 
-@mutant("L5", schedules=["schedule_11"])
+@mutant("L5", schedules=["schedule_11"], seeds=[9])
 def no_min_isr_freeze(patch: Patch) -> None:
     """Below min_isr records are committed all the same."""
     patch.setattr(Isr, "is_enough", always(True))
 
 
-@mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"])
+@mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"], seeds=[9])
 def no_maximal(patch: Patch) -> None:
     """A change of the ISR that is under way does not count."""
     patch.setattr(Isr, "maximal", lambda self: self.document.isr)
@@ -74,7 +74,7 @@ def _pending_isr(isr: Isr) -> tuple[Member, ...]:
     return () if isr.pending is None else isr.pending.document.isr
 
 
-@mutant("L5", schedules=["schedule_26"])
+@mutant("L5", schedules=["schedule_26"], seeds=[5])
 def unknown_skipped(patch: Patch) -> None:
     """The high watermark is computed over those who have fetched."""
 
@@ -121,7 +121,7 @@ def no_epoch_fence(patch: Patch) -> None:
 # Logs that part
 
 
-@mutant("F4", schedules=["schedule_02"])
+@mutant("F4", schedules=["schedule_02"], seeds=[1])
 def no_divergence(patch: Patch) -> None:
     """A leader does not look whether a follower's log is a prefix of its own."""
     patch.setattr(partition_module, "divergence", lambda *_: None)
@@ -347,7 +347,7 @@ def round_of_any_fetch(patch: Patch) -> None:
 # Leader epochs
 
 
-@mutant("L1", schedules=["schedule_12"])
+@mutant("L1", schedules=["schedule_12"], seeds=[9])
 def same_epoch_restart(patch: Patch) -> None:
     """A broker that comes back goes on leading in the epoch in which it led."""
     assign = Replicas.assign
