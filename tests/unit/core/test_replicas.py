@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.support.world import BROKEN, KEYS, World
 from zmqmq.core.broker.events import CommitMetadata, FlushFiles, OpenLog
-from zmqmq.core.meta.values import PartitionDocument
+from zmqmq.core.meta.fields import Member
+from zmqmq.core.meta.store import Put
+from zmqmq.core.meta.values import LiveDocument, PartitionDocument
+from zmqmq.core.replication.follower import Follower
 
 
 def test_every_start_leads_with_a_new_epoch() -> None:
@@ -124,3 +129,40 @@ def test_a_damaged_log_is_served_up_to_the_damage() -> None:
     assert client.produce(t, b"d").outcome == ["STORAGE_DAMAGED"]
     (topic,) = client.describe("topics")
     assert "damaged at offset 1" in topic["partitions"][0]["error"]
+
+
+def test_d9_a_loss_that_was_flagged_while_nobody_led_is_remembered() -> None:
+    # What this copy knew to be committed may be what was lost; the leader that comes next tells
+    # anew (seed 7017).
+    world = World()
+    t = world.topic("t")
+    assert world.client().produce(t, b"a").error is None
+    live = LiveDocument(
+        instance=bytes(16),
+        endpoints={},
+        rack=None,
+        version="",
+        since_fsync=None,
+        since_clean=None,
+    )
+    world.change_store(Put(KEYS.live(2), live.encode()))
+    other = Member(2, world.store.now[KEYS.live(2)].create_revision)
+    key = KEYS.partition(t.id, 0)
+    document = PartitionDocument.decode(world.store.now[key].value)
+    leaderless = replace(
+        document,
+        replicas=(1, 2),
+        leader=None,
+        leader_epoch=document.leader_epoch + 1,
+        isr=(),
+        elr=(other,),
+        flush="replicated",
+        rec=document.leader_epoch + 1,
+    )
+
+    world.change_store(Put(key, leaderless.encode()))
+
+    replica = world.broker.replicas.all[t.id, 0]
+    assert isinstance(replica.role, Follower), "the controller has elected the other one"
+    assert replica.role.document.leader == other
+    assert replica.high_watermark == 0
