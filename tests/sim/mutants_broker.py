@@ -13,7 +13,7 @@ from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.replication.partition import Partition
 
 
-@mutant("L15", schedules=["schedule_21"])
+@mutant("L15", schedules=["schedule_21"], seeds=[106])
 def consumers_read_to_the_end(patch: Patch) -> None:
     """A consumer is given what the leader has, committed or not."""
     for name in ("_is_ready", "_go_on"):
@@ -35,7 +35,7 @@ def _shown_to_the_end(method: Callable[[Fetching, Any], Any]) -> Callable[[Fetch
     return shown
 
 
-@mutant("L14", schedules=["an_offset_that_was_committed"])
+@mutant("L14", schedules=["an_offset_that_was_committed"], seeds=[107])
 def coordinator_loads_early(patch: Patch) -> None:
     """A coordinator loads what it knows to be committed when it begins."""
     load = Offsets.load
@@ -48,7 +48,7 @@ def coordinator_loads_early(patch: Patch) -> None:
     patch.setattr(Offsets, "load", early)
 
 
-@mutant("D10", schedules=["what_is_told_to_be_committed"])
+@mutant("D10", schedules=["what_is_told_to_be_committed"], seeds=[7])
 def answers_without_round(patch: Patch) -> None:
     """Ends of logs and committed offsets are answered at once."""
 

@@ -19,7 +19,7 @@ from zmqmq.core.replication.vouching import vouches as vouches_by_rule
 # Who is elected
 
 
-@mutant("D4", schedules=["schedule_11", "schedule_28"], seeds=[1])
+@mutant("D4", schedules=["schedule_11", "schedule_28"], seeds=[79])
 def all_vouch(patch: Patch) -> None:
     """Whoever is registered vouches for everything that it ever had."""
     patch.setattr(elections, "vouches", lambda _, registration, *__: registration is not None)
@@ -37,7 +37,7 @@ def damage_ignored(patch: Patch) -> None:
     patch.setattr(elections, "vouches", vouches)
 
 
-@mutant("C4", schedules=["schedule_24"])
+@mutant("C4", schedules=["schedule_24"], seeds=[79])
 def elect_outsider(patch: Patch) -> None:
     """When nobody of the ISR and ELR is here, any replica leads."""
     find = elections._eligible
@@ -52,7 +52,7 @@ def elect_outsider(patch: Patch) -> None:
     patch.setattr(elections, "_eligible", eligible)
 
 
-@mutant("L8", schedules=["schedule_13"])
+@mutant("L8", schedules=["schedule_13"], seeds=[35])
 def no_elr(patch: Patch) -> None:
     """Nobody remembers who left while too few remained."""
     with_isr = transitions.with_isr
@@ -81,7 +81,7 @@ def lowered_min_drops_all(patch: Patch) -> None:
     patch.setattr(transitions, "_lowered", lowered)
 
 
-@mutant("C6", schedules=["schedule_14"])
+@mutant("C6", schedules=["schedule_14"], seeds=[35])
 def election_without_epoch(patch: Patch) -> None:
     """A new leader goes on in the epoch of the one before."""
     patch.setattr(elections, "_with_epoch", lambda _, after: after)
@@ -93,7 +93,7 @@ def elect_who_stops(patch: Patch) -> None:
     patch.setattr(KnownBroker, "is_shutting_down", property(always(False)))
 
 
-@mutant("C9", schedules=["schedule_31"])
+@mutant("C9", schedules=["schedule_31"], seeds=[3])
 def reassigned_at_once(patch: Patch) -> None:
     """A reassignment lets go of the old replicas before the new ones have caught up."""
 
@@ -138,7 +138,7 @@ def writes_without_guard(patch: Patch) -> None:
 # Recovery elections
 
 
-@mutant("D8", schedules=["a_recovery_waits"])
+@mutant("D8", schedules=["a_recovery_waits"], seeds=[79])
 def recover_missing(patch: Patch) -> None:
     """The longest log of those who are here leads, whoever may come back."""
 
@@ -152,7 +152,7 @@ def recover_missing(patch: Patch) -> None:
     patch.setattr(recoveries, "recovery_members", members)
 
 
-@mutant("D8", schedules=["a_recovery_takes_the_longest"])
+@mutant("D8", schedules=["a_recovery_takes_the_longest"], seeds=[1])
 def recover_any(patch: Patch) -> None:
     """Any of the last members leads."""
     flagged = elections._flagged
@@ -185,7 +185,7 @@ def recover_keeps_high_watermark(patch: Patch) -> None:
 # Registrations
 
 
-@mutant("D5", schedules=["an_empty_directory"])
+@mutant("D5", schedules=["an_empty_directory"], seeds=[54])
 def wiped_keeps_since(patch: Patch) -> None:
     """A new data directory vouches for everything that this broker ever had."""
     begin = Membership.__init__
@@ -196,7 +196,7 @@ def wiped_keeps_since(patch: Patch) -> None:
     patch.setattr(Membership, "__init__", init)
 
 
-@mutant("D4", schedules=["a_broker_that_stopped_badly_twice"])
+@mutant("D4", schedules=["a_broker_that_stopped_badly_twice"], seeds=[42])
 def only_the_last_run_vouches(patch: Patch) -> None:
     """A broker vouches for its last run, and not for those before."""
     register = Membership.registered

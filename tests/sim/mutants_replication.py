@@ -22,7 +22,7 @@ from zmqmq.core.replication.proposals import Proposals
 # What is committed
 
 
-@mutant("D2", schedules=["schedule_27_nats_7564_all_lose"], seeds=[9])
+@mutant("D2", schedules=["schedule_27_nats_7564_all_lose"], seeds=[42])
 def own_unflushed(patch: Patch) -> None:
     """The leader acknowledges before its own fsync."""
 
@@ -36,7 +36,7 @@ def own_unflushed(patch: Patch) -> None:
     patch.setattr(Partition, "advance", advance)
 
 
-@mutant("D2", schedules=["schedule_27_nats_7564_what_a_follower"])
+@mutant("D2", schedules=["schedule_27_nats_7564_what_a_follower"], seeds=[35])
 def advertise_written(patch: Patch) -> None:
     """A follower tells of what it has written as if it had flushed it."""
     patch.setattr(Follower, "flushed_end", lambda self: self.log.end_offset)
@@ -45,19 +45,19 @@ def advertise_written(patch: Patch) -> None:
     )
 
 
-@mutant("L5", schedules=["schedule_11"], seeds=[9])
+@mutant("L5", schedules=["schedule_11"], seeds=[35])
 def no_min_isr_freeze(patch: Patch) -> None:
     """Below min_isr records are committed all the same."""
     patch.setattr(Isr, "is_enough", always(True))
 
 
-@mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"], seeds=[9])
+@mutant("L6", schedules=["schedule_25", "directed_round_committed_isr"], seeds=[35])
 def no_maximal(patch: Patch) -> None:
     """A change of the ISR that is under way does not count."""
     patch.setattr(Isr, "maximal", lambda self: self.document.isr)
 
 
-@mutant("L6", schedules=["schedule_35_an_ambiguous_leaving"])
+@mutant("L6", schedules=["schedule_35_an_ambiguous_leaving"], seeds=[102])
 def eager_shrink(patch: Patch) -> None:
     """Who is to leave does not count from the proposal on."""
 
@@ -74,7 +74,7 @@ def _pending_isr(isr: Isr) -> tuple[Member, ...]:
     return () if isr.pending is None else isr.pending.document.isr
 
 
-@mutant("L5", schedules=["schedule_26"], seeds=[5])
+@mutant("L5", schedules=["schedule_26"], seeds=[35])
 def unknown_skipped(patch: Patch) -> None:
     """The high watermark is computed over those who have fetched."""
 
@@ -87,7 +87,7 @@ def unknown_skipped(patch: Patch) -> None:
     patch.setattr(Isr, "committed_end", committed_end)
 
 
-@mutant("L5", schedules=["what_another_run_of_a_member"])
+@mutant("L5", schedules=["what_another_run_of_a_member"], seeds=[106])
 def any_incarnation(patch: Patch) -> None:
     """What any run of a broker says counts for the one that the ISR names."""
     patch.setattr(Isr, "progress_of", lambda self, member: self.followers.get(member.broker_id))
@@ -121,7 +121,7 @@ def no_epoch_fence(patch: Patch) -> None:
 # Logs that part
 
 
-@mutant("F4", schedules=["schedule_02"], seeds=[1])
+@mutant("F4", schedules=["schedule_02"], seeds=[106])
 def no_divergence(patch: Patch) -> None:
     """A leader does not look whether a follower's log is a prefix of its own."""
     patch.setattr(partition_module, "divergence", lambda *_: None)
@@ -133,7 +133,7 @@ def cut_at_leaders_end(patch: Patch) -> None:
     patch.setattr(follower_module, "cut_for", lambda log, _, end: min(end, log.end_offset))
 
 
-@mutant("F1", schedules=["schedule_01"])
+@mutant("F1", schedules=["schedule_01"], seeds=[102])
 def truncate_to_high_watermark(patch: Patch) -> None:
     """A follower begins with a cut to its high watermark (KIP-101)."""
     follow = Replicas._follow
@@ -164,7 +164,7 @@ def reset_keeps_high_watermark(patch: Patch) -> None:
     patch.setattr(Follower, "was_cut", was_cut)
 
 
-@mutant("D14", schedules=["directed_stale_epoch_entry"])
+@mutant("D14", schedules=["directed_stale_epoch_entry"], seeds=[35])
 def epoch_without_record(patch: Patch) -> None:
     """An epoch stands in the index from its beginning, whether it writes anything or not."""
     begin = Partition.__init__
@@ -187,13 +187,13 @@ def epoch_without_record(patch: Patch) -> None:
 # Changes of the ISR
 
 
-@mutant("L7", schedules=["schedule_04"])
+@mutant("L7", schedules=["schedule_04"], seeds=[1])
 def no_leso(patch: Patch) -> None:
     """Who has reached the high watermark joins."""
     patch.setattr(Proposals, "has_reached_leso", always(True))
 
 
-@mutant("L7", schedules=["schedule_10"])
+@mutant("L7", schedules=["schedule_10"], seeds=[114])
 def join_whoever_is_registered(patch: Patch) -> None:
     """The run that joins is the one that is registered, and not the one that fetched
     (KAFKA-15221)."""
@@ -209,7 +209,7 @@ def join_whoever_is_registered(patch: Patch) -> None:
     patch.setattr(Proposals, "next", next_)
 
 
-@mutant("L7", schedules=["schedule_09"])
+@mutant("L7", schedules=["schedule_09"], seeds=[17])
 def no_live_guard(patch: Patch) -> None:
     """The commit that takes somebody in does not look whether that run is registered."""
 
@@ -261,7 +261,7 @@ def never_forces(patch: Patch) -> None:
     patch.setattr(Proposals, "_force", always(None))
 
 
-@mutant("L2", schedules=["schedule_15"])
+@mutant("L2", schedules=["schedule_15"], seeds=[102])
 def every_document_begins_anew(patch: Patch) -> None:
     """A document of the same epoch resets what is known of followers."""
     change = Isr.changed
@@ -304,7 +304,7 @@ def mode_counts_late(patch: Patch) -> None:
 # Answers that are the latest
 
 
-@mutant("D10", schedules=["schedule_34"])
+@mutant("D10", schedules=["schedule_34"], seeds=[7])
 def no_round(patch: Patch) -> None:
     """Whoever takes itself for the leader answers."""
     patch.setattr(Partition, "round_is_over", always(True))
@@ -347,7 +347,7 @@ def round_of_any_fetch(patch: Patch) -> None:
 # Leader epochs
 
 
-@mutant("L1", schedules=["schedule_12"], seeds=[9])
+@mutant("L1", schedules=["schedule_12"], seeds=[35])
 def same_epoch_restart(patch: Patch) -> None:
     """A broker that comes back goes on leading in the epoch in which it led."""
     assign = Replicas.assign

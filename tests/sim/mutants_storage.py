@@ -44,7 +44,7 @@ def recovered_is_flushed(patch: Patch) -> None:
     patch.setattr(Broker, "_handle_rare", handled)
 
 
-@mutant("L3", schedules=["a_failed_flush"])
+@mutant("L3", schedules=["a_failed_flush"], seeds=[6])
 def failed_flush_tried_again(patch: Patch) -> None:
     """After a failed fsync the next one is believed (fsync-gate)."""
     flush_ended = Broker._flush_ended
@@ -68,7 +68,7 @@ def checkpoint_not_lowered(patch: Patch) -> None:
     patch.setattr(broker_host, "lowered", lambda row, *_: row)
 
 
-@mutant("P4", schedules=["what_was_cut_of_a_producer"])
+@mutant("P4", schedules=["what_was_cut_of_a_producer"], seeds=[106])
 def producers_not_cut(patch: Patch) -> None:
     """After a cut it is still known what producers had sent."""
     cut = truncation.cut
@@ -81,7 +81,7 @@ def producers_not_cut(patch: Patch) -> None:
     patch.setattr(broker_host, "cut", forgetful)
 
 
-@mutant("P4", schedules=["schedule_37"])
+@mutant("P4", schedules=["schedule_37"], seeds=[35])
 def followers_forget_producers(patch: Patch) -> None:
     """A follower keeps the records, and not what is known of their producers."""
     append = Log.append_replicated
@@ -124,7 +124,7 @@ def quarantine_without_a_word(patch: Patch) -> None:
     patch.setattr(Format, "without", lambda self, _: replace(self))
 
 
-@mutant("F10", schedules=["schedule_29_nats_7549_damage_of"])
+@mutant("F10", schedules=["schedule_29_nats_7549_damage_of"], seeds=[106])
 def damage_is_a_torn_tail(patch: Patch) -> None:
     """Whatever is wrong in a log is cut at the start, with all behind it."""
     open_log = broker_host.open_log

@@ -541,7 +541,8 @@ class TestCommits:
         assert sizes == [1_000, 1_000, 500]
         assert commits.committed == offsets
 
-    def test_a_commit_is_tried_again_and_then_told(self) -> None:
+    @pytest.mark.parametrize("code", [Code.COORDINATOR_LOADING, Code.DEADLINE_PASSED])
+    def test_a_commit_is_tried_again_and_then_told(self, code: Code) -> None:
         consumer = fetching(group="g", auto_commit=False)
         world = consumer.world
         commits = consumer.machine.commits
@@ -549,7 +550,7 @@ class TestCommits:
         promise = type(consumer.promise)()
         commits.commit(world.now, {("t", 0): 5}, world.now + 5_000 * MS, promise)
         world.step()
-        world.refuse(world_take_commit(world), Code.COORDINATOR_LOADING)
+        world.refuse(world_take_commit(world), code)
         assert not promise.is_done
         world.advance(100)
         world.answer(world_take_commit(world), {"results": [None]})

@@ -216,6 +216,24 @@ def test_retries_back_off() -> None:
     assert waits == [100, 200, 400, 800, 1600, 2000]
 
 
+def test_a_clock_that_was_not_known_well_is_no_reason_to_wait() -> None:
+    """Seed 231: what was refused waited, and was by then as old as that before it had been; nothing
+    was stored any more."""
+    producer = sending(delivery_timeout_ms=1_000)
+    world = producer.world
+    batch = producer.send()
+    world.advance(600)
+    first = world.take(Api.PRODUCE)
+    ahead = first.fields["expires_ms"] + 5_000
+    world.refuse(first, Code.DEADLINE_PASSED, time_ms=ahead)
+    again = world.take(Api.PRODUCE)
+
+    assert again.body == first.body
+    assert again.fields["expires_ms"] == ahead + 401
+    world.acknowledge(again, 0)
+    assert_stored(batch, 0)
+
+
 def test_requests_that_are_lost_together_are_one_failure() -> None:
     """Or a broker that comes back at once would be left alone for seconds."""
     producer = sending()

@@ -185,8 +185,8 @@ class Commits:
     def _may_retry(self, error: ZmqmqError, commit: _Commit) -> bool:
         if not isinstance(error, WireError):
             return False
-        if error.retriable:
-            return True
+        if error.retriable or error.code is Code.DEADLINE_PASSED:
+            return True  # the latter: the broker's clock was not known well
         # A coordinator may not have heard of a topic yet; METADATA tells when there is none.
         return error.code in MOVED and all(
             topic is not None and topic.id == self._id_of(name, partition)

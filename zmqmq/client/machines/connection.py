@@ -211,7 +211,7 @@ class Connection:
         return REQUESTS_IN_FLIGHT_MAX - self._sent_count - len(self._queue)
 
     def broker_time_ms(self, now: int) -> int:
-        """The broker's clock at `now`, as far as HELLO and PING have told it."""
+        """The broker's clock at `now`, as far as it has told."""
         return (now + self._clock_offset) // MS
 
     def next_wake(self) -> int:
@@ -429,6 +429,9 @@ class Connection:
     def _refused(self, now: int, call: Call, error_map: object) -> None:
         error = error_from_wire(error_map if isinstance(error_map, dict) else {})
         self._is_leaving |= error.code is Code.SHUTTING_DOWN
+        time_ms = error.hints.get("time_ms")
+        if type(time_ms) is int:
+            self._note_clock(now, time_ms)
         if error.code in _SESSION_ENDED:
             if error.code is Code.SESSION_FENCED:
                 self._session = self._chance.session_id()

@@ -346,6 +346,8 @@ class Producer:
             self._end(batch, Stored(-1, -1))
         elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
             self._out_of_sequence(now, batch)
+        elif _is_too_late(error):
+            pass  # after a pause those behind it would be as old, and so on for ever
         elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
             again[queue] = max(again.get(queue, 0), _pause(error))
         else:
@@ -485,6 +487,16 @@ def _error_of(outcome: object) -> ZmqmqError:
 
 def _may_retry(error: ZmqmqError) -> bool:
     return isinstance(error, WireError) and error.retriable
+
+
+def _is_too_late(error: ZmqmqError) -> bool:
+    """Whether the broker refused it by its clock: time is over, or that clock was not known well.
+    It is by now (connection.py)."""
+    return (
+        isinstance(error, WireError)
+        and error.code is Code.DEADLINE_PASSED
+        and "time_ms" in error.hints
+    )
 
 
 def _pause(error: ZmqmqError) -> int:

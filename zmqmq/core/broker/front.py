@@ -149,6 +149,7 @@ class Front:
             raise refusal(
                 Code.DEADLINE_PASSED,
                 f"the request was to be carried out before {expires_ms}; it is {now.ms} here",
+                {"time_ms": now.ms},
             )
 
     def _dispatch(
