@@ -83,17 +83,18 @@ class Scene:
         It must still count if its session ends before the controller knows of the loss. With a
         min_isr of 1 it would not: the ISR would shrink to the lost copy, and there is no ELR. The
         lost one is counted if it is in the ISR, or could come into it by a commit that is under
-        way, as long as its broker is registered.
+        way, as long as its broker is registered. And no third one may be damaged without anybody
+        knowing: the two could go on without the one that is well.
         """
+        others = [self.cluster.hosts[i - 1] for i in document.replicas if i != host.broker_id]
+        if any(self._is_rotten(other, place) for other in others):
+            return False
         in_sync = [member.broker_id for member in document.isr]
         is_counted = is_counted or host.broker_id in in_sync
         if is_counted and document.effective_min_isr < TWO:
             return False
         return any(
-            member.broker_id != host.broker_id
-            and self._is_well(*member)
-            and not self._is_rotten(self.cluster.hosts[member.broker_id - 1], place)
-            for member in document.isr
+            member.broker_id != host.broker_id and self._is_well(*member) for member in document.isr
         )
 
     def flip(self, host: BrokerHost, place: Place, path: str, position: int, mask: int) -> None:
