@@ -39,6 +39,7 @@ from zmqmq.client.machines.effects import (
     Reply,
     Transmit,
 )
+from zmqmq.client.machines.limits import Limits, limits_of
 from zmqmq.errors import (
     Code,
     DisconnectedError,
@@ -48,12 +49,6 @@ from zmqmq.errors import (
     WireError,
     error_from_wire,
     refusal,
-)
-from zmqmq.model.limits import (
-    BATCH_BYTES_MAX,
-    BATCHES_IN_FLIGHT_MAX,
-    FRAMES_MAX,
-    REQUEST_BYTES_MAX,
 )
 from zmqmq.wire.apis import ERROR, REPLIES, Api
 from zmqmq.wire.frame import VERSION, Fields, decode_reply_header, encode_header
@@ -96,17 +91,6 @@ class Identity:
     client: str
     cluster: bytes | None = None
     """Of the first broker that answered: brokers of another one are not joined to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the broker said in HELLO that it accepts."""
-
-    request_bytes: int = REQUEST_BYTES_MAX
-    frames: int = FRAMES_MAX
-    batch_bytes: int = BATCH_BYTES_MAX
-    batches_in_flight: int = BATCHES_IN_FLIGHT_MAX
-    """Of one producer on one partition."""
 
 
 class Call:
@@ -393,7 +377,7 @@ class Connection:
         self._identity.cluster = self._identity.cluster or cluster
         self.broker = broker
         self.broker_epoch = epoch
-        self.limits = _limits(limits)
+        self.limits = limits_of(limits)
         self.phase = Phase.READY
         self.last_failure = ""
         self._backoff.reset()
@@ -485,19 +469,3 @@ class Connection:
             f"{call.api.name} was not sent to {self.address} in time: "
             f"{self.last_failure or 'too much is outstanding'}",
         )
-
-
-def _limits(told: Fields) -> Limits:
-    """The broker's limits where they are narrower than ours; nonsense is ignored."""
-    ours = Limits()
-
-    def narrower(name: str, own: int) -> int:
-        value = told.get(name)
-        return min(value, own) if type(value) is int and value > 0 else own
-
-    return Limits(
-        request_bytes=narrower("request_bytes", ours.request_bytes),
-        frames=narrower("frames", ours.frames),
-        batch_bytes=narrower("batch_bytes", ours.batch_bytes),
-        batches_in_flight=narrower("in_flight", ours.batches_in_flight),
-    )

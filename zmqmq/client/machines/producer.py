@@ -33,18 +33,22 @@ from zmqmq.client.machines.effects import (
     Settled,
 )
 from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.outcomes import (
+    error_of,
+    given_up,
+    is_too_late,
+    may_retry,
+    pause_of,
+)
 from zmqmq.client.machines.request import Request
 from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.sequences import Sequences
 from zmqmq.client.options import ProducerOptions
 from zmqmq.errors import (
     Code,
-    ProtocolError,
     RefusedError,
-    TimedOutError,
     WireError,
     ZmqmqError,
-    error_from_wire,
     refusal,
 )
 from zmqmq.wire.apis import ACKS_NONE, WAIT_MS_MAX, Api
@@ -142,7 +146,7 @@ class Producer:
         with self._guard:
             left = list(self.accumulator.unsettled)
         for batch in left:
-            batch.outcome = _given_up(batch, "the producer was closed")
+            batch.outcome = given_up(batch, "the producer was closed")
         self._settle(left)
 
     # Sending
@@ -299,7 +303,7 @@ class Producer:
                 self._end(batch, Stored(outcome[0], outcome[1]))
                 batch.queue.retries = 0
             elif is_current:  # else it goes to another broker by now
-                connection, error = request.connection, _error_of(outcome)
+                connection, error = request.connection, error_of(outcome)
                 self._failed(now, batch, connection, error, again, is_sent=is_sent)
         for queue, pause in again.items():
             if queue not in held:  # requests that fail together are one failure
@@ -346,13 +350,13 @@ class Producer:
             self._end(batch, Stored(-1, -1))
         elif code in _NO_SEQUENCE and self._sequences.is_idempotent:
             self._out_of_sequence(now, batch)
-        elif _is_too_late(error):
+        elif is_too_late(error):
             pass  # after a pause those behind it would be as old, and so on for ever
-        elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or _may_retry(error):
-            again[queue] = max(again.get(queue, 0), _pause(error))
+        elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or may_retry(error):
+            again[queue] = max(again.get(queue, 0), pause_of(error))
         else:
             # No to this sending; perhaps to an earlier one that was never answered.
-            doubt = batch.unknowns and _given_up(batch, "it was refused when sent again")
+            doubt = batch.unknowns and given_up(batch, "it was refused when sent again")
             self._sequences.note_hole(batch)
             self._end(batch, doubt or error)
 
@@ -369,7 +373,7 @@ class Producer:
         if batch.unknowns:
             # An earlier sending may be in a log that this broker does not have, or be forgotten.
             # Under a new number it might be stored twice.
-            self._end(batch, _given_up(batch, "the broker does not know what came before it"))
+            self._end(batch, given_up(batch, "the broker does not know what came before it"))
 
     def _give_up(self, late: list[Batch]) -> None:
         """The delivery time-out is over."""
@@ -378,7 +382,7 @@ class Producer:
                 self._sequences.note_hole(batch)
             with self._guard:
                 self.accumulator.remove(batch)
-            self._end(batch, _given_up(batch, "delivery_timeout_ms is over"))
+            self._end(batch, given_up(batch, "delivery_timeout_ms is over"))
         for queue in {batch.queue: None for batch in late}:
             with self._guard:
                 if self._sequences.maybe_bump(queue):
@@ -443,7 +447,7 @@ class Producer:
                         accumulator.remove(batch)
                     accumulator.forget(queues)
                 for batch in lost:
-                    doubt = batch.is_uncertain and _given_up(batch, str(routing.unknown[name]))
+                    doubt = batch.is_uncertain and given_up(batch, str(routing.unknown[name]))
                     self._end(batch, doubt or routing.unknown[name])
         self._routed = (routing.version, len(accumulator.topics))
         self._flush_settled()
@@ -463,43 +467,3 @@ class Producer:
                 self._sequences.note_id(producer_id, epoch)
                 return
         self._id_at = now + self._id_backoff.next_delay()
-
-
-def _given_up(batch: Batch, why: str) -> ZmqmqError:
-    """*No* for a batch that no broker can have appended, else *perhaps*."""
-    topic, partition = batch.queue.topic.name, batch.queue.partition
-    last = f"; the last answer was: {batch.error}" if batch.error is not None else ""
-    if batch.is_uncertain:
-        return TimedOutError(
-            f"{topic}/{partition}: sent and not acknowledged; {why}{last}. It may yet be stored"
-        )
-    code = batch.error.code if isinstance(batch.error, RefusedError) else Code.DEADLINE_PASSED
-    return refusal(code, f"{topic}/{partition}: not stored; {why}{last}")
-
-
-def _error_of(outcome: object) -> ZmqmqError:
-    if isinstance(outcome, ZmqmqError):
-        return outcome
-    if isinstance(outcome, dict):
-        return error_from_wire(outcome)
-    return ProtocolError(f"PRODUCE was answered with {outcome!r:.100}")
-
-
-def _may_retry(error: ZmqmqError) -> bool:
-    return isinstance(error, WireError) and error.retriable
-
-
-def _is_too_late(error: ZmqmqError) -> bool:
-    """Whether the broker refused it by its clock: time is over, or that clock was not known well.
-    It is by now (connection.py)."""
-    return (
-        isinstance(error, WireError)
-        and error.code is Code.DEADLINE_PASSED
-        and "time_ms" in error.hints
-    )
-
-
-def _pause(error: ZmqmqError) -> int:
-    """How long the broker asks to wait, in nanoseconds."""
-    hint = error.hints.get("retry_after_ms") if isinstance(error, WireError) else None
-    return hint * MS if type(hint) is int and 0 <= hint <= 60_000 else 0
