@@ -71,6 +71,7 @@ from zmqmq.core.meta.store import (
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.data_directory import (
     Format,
+    quarantine,
     read_checkpoints,
     read_format,
     write_checkpoints,
@@ -590,7 +591,10 @@ class World:
                 except StorageError as error:
                     data = error
                 self._events.append(ColdRead(token, data))
-            case OpenLog(key, name, config):
+            case OpenLog(key, name, config, is_damaged):
+                if is_damaged:
+                    quarantine(self.disk, key)
+                    self.checkpoints.pop(key.folder, None)
                 checkpoint = self.checkpoints.get(key.folder)
                 log: Log | StorageError
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.support.world import BROKEN, KEYS, World
+from tests.support.world import BROKEN, KEYS, Place, World
 from zmqmq.core.broker.events import CommitMetadata, FlushFiles, OpenLog
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import Put
@@ -137,6 +137,50 @@ def test_d9_a_loss_that_was_flagged_while_nobody_led_is_remembered() -> None:
     world = World()
     t = world.topic("t")
     assert world.client().produce(t, b"a").error is None
+    other = second_broker(world)
+    document = share(world, t, other)
+    leaderless = replace(
+        document,
+        leader=None,
+        leader_epoch=document.leader_epoch + 1,
+        isr=(),
+        elr=(other,),
+        rec=document.leader_epoch + 1,
+    )
+
+    world.change_store(Put(KEYS.partition(t.id, 0), leaderless.encode()))
+
+    replica = world.broker.replicas.all[t.id, 0]
+    assert isinstance(replica.role, Follower), "the controller has elected the other one"
+    assert replica.role.document.leader == other
+    assert replica.high_watermark == 0
+
+
+def test_l17_a_damaged_copy_is_put_aside_before_its_first_flush_has_ended() -> None:
+    # The new one is what the start waits for, and not the old one too (seeds 1691, 1702).
+    world = World()
+    t = world.topic("t")
+    client = world.client()
+    client.produce(t, b"a")
+    client.produce(t, b"b")
+    share(world, t, second_broker(world))
+    world.checkpoint()
+    world.flip(t, 0)
+
+    world.hold(FlushFiles)
+    world.disk = world.disk.kill_state()
+    world.start()
+    while world.waiting(FlushFiles):
+        world.end_flush()
+
+    new = world.broker.replicas.all[t.id, 0]
+    assert new.log is not None
+    assert new.log.end_offset == 0
+    assert world.broker.replicas.is_settled
+
+
+def second_broker(world: World) -> Member:
+    """Somebody registers broker 2."""
     live = LiveDocument(
         instance=bytes(16),
         endpoints={},
@@ -146,23 +190,13 @@ def test_d9_a_loss_that_was_flagged_while_nobody_led_is_remembered() -> None:
         since_clean=None,
     )
     world.change_store(Put(KEYS.live(2), live.encode()))
-    other = Member(2, world.store.now[KEYS.live(2)].create_revision)
-    key = KEYS.partition(t.id, 0)
+    return Member(2, world.store.now[KEYS.live(2)].create_revision)
+
+
+def share(world: World, place: Place, other: Member) -> PartitionDocument:
+    """The other broker has a copy too, in sync."""
+    key = KEYS.partition(place.id, place.number)
     document = PartitionDocument.decode(world.store.now[key].value)
-    leaderless = replace(
-        document,
-        replicas=(1, 2),
-        leader=None,
-        leader_epoch=document.leader_epoch + 1,
-        isr=(),
-        elr=(other,),
-        flush="replicated",
-        rec=document.leader_epoch + 1,
-    )
-
-    world.change_store(Put(key, leaderless.encode()))
-
-    replica = world.broker.replicas.all[t.id, 0]
-    assert isinstance(replica.role, Follower), "the controller has elected the other one"
-    assert replica.role.document.leader == other
-    assert replica.high_watermark == 0
+    shared = replace(document, replicas=(1, 2), isr=(*document.isr, other), flush="replicated")
+    world.change_store(Put(key, shared.encode()))
+    return shared

@@ -139,6 +139,7 @@ class Replicas:
         assert replica.role is None
         if self.all.get(replica.place) is not replica:
             return
+        self._unsettled.pop(replica, None)
         if replica.log is not None:
             del self.by_log[replica.log]
             self._flushing.drop(replica.log)
