@@ -62,6 +62,12 @@ Group = Annotated[
         help="Go on where this group stopped, and store how far it got.",
     ),
 ]
+Rack = Annotated[
+    str | None,
+    typer.Option(
+        "--rack", metavar="RACK", help="Where you are: brokers of this rack are read from."
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -85,6 +91,7 @@ def consume(
     exit_at_end: ExitAtEnd = False,
     group: Group = None,
     form: Format = None,
+    rack: Rack = None,
 ) -> None:
     """Print records.
 
@@ -116,6 +123,7 @@ def consume(
             auto_commit=False,
             stop_at_end=exit_at_end,
             fetch_bytes=FETCH_BYTES,
+            rack=rack,
         ) as consumer:
             reading = Reading(consumer, output, printer, limit, commits=group is not None)
             try:

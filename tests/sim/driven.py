@@ -355,9 +355,9 @@ class Hand(SimClient):
 class Reader(ConsumingClient):
     """A consumer that reads from the start and does nothing else."""
 
-    def __init__(self, stage: Stage, name: str, group: str | None) -> None:
+    def __init__(self, stage: Stage, name: str, group: str | None, rack: str | None) -> None:
         start = PlaceKind.STORED if group else PlaceKind.START
-        super().__init__(stage, name, {TOPIC: 1}, think_ms=10, start=start, group=group)
+        super().__init__(stage, name, {TOPIC: 1}, think_ms=10, start=start, group=group, rack=rack)
 
     def turn(self) -> None:
         """Only read."""
@@ -382,7 +382,7 @@ class Reader(ConsumingClient):
         self._ask_committed()
 
     def _draw_options(self) -> ConsumerOptions:
-        return ConsumerOptions(group=self._group, auto_commit=False)
+        return ConsumerOptions(group=self._group, auto_commit=False, rack=self._rack)
 
 
 class Driven:
@@ -753,9 +753,16 @@ class Driven:
             return stage
         return stage._replace(servers=[self.hosts[i].clients_address for i in servers])
 
-    def reader(self, name: str, group: str | None = None, servers: Sequence[int] = ()) -> Reader:
+    def reader(
+        self,
+        name: str,
+        group: str | None = None,
+        servers: Sequence[int] = (),
+        *,
+        rack: str | None = None,
+    ) -> Reader:
         """A consumer that reads everything; it begins by asking these brokers."""
-        reader = self.readers[name] = Reader(self._stage(servers), name, group)
+        reader = self.readers[name] = Reader(self._stage(servers), name, group, rack)
         reader.start()
         return reader
 

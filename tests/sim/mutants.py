@@ -26,6 +26,7 @@ SCHEDULES: Final = (
     "tests.sim.schedules.test_recoveries",
     "tests.sim.schedules.test_clients",
     "tests.sim.schedules.test_machines",
+    "tests.sim.schedules.test_copies",
 )
 
 

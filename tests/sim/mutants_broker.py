@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.sim.mutants import Patch, mutant
 from zmqmq.core.broker.broker import Broker
+from zmqmq.core.broker.copies import Copy
 from zmqmq.core.broker.fetch import Fetching
 from zmqmq.core.broker.latest import Latest
 from zmqmq.core.broker.offsets import Offsets
@@ -33,6 +34,12 @@ def _shown_to_the_end(method: Callable[[Fetching, Any], Any]) -> Callable[[Fetch
                 partition.high_watermark = mark
 
     return shown
+
+
+@mutant("F11", schedules=["f11_a_copy_shows_only"], seeds=[7])
+def copies_show_their_end(patch: Patch) -> None:
+    """A consumer is given what a follower has, known to be committed or not."""
+    patch.setattr(Copy, "shown_end", property(lambda copy: copy.log.written_end))
 
 
 @mutant("L14", schedules=["an_offset_that_was_committed"], seeds=[107])

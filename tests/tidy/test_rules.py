@@ -11,13 +11,11 @@ ROOT = Path(__file__).parents[2]
 COUNTS = {"L": 17, "F": 12, "C": 12, "D": 14}
 REPLACED = {"L12", "L13"}
 """By D10 and D11: a lease gives no authority."""
-LATER = {"F11"}
-"""Reading from followers comes with brokers that are in racks."""
 RULES = [
     f"{letter}{number}"
     for letter, count in COUNTS.items()
     for number in range(1, count + 1)
-    if f"{letter}{number}" not in REPLACED | LATER
+    if f"{letter}{number}" not in REPLACED
 ]
 RANGE = re.compile(r"\b([LFCD])(\d+)-(?:\1)?(\d+)\b")
 

@@ -43,3 +43,4 @@ class ConsumerKeywords(TypedDict, total=False):
     prefetch_bytes: int
     max_wait_ms: int
     stop_at_end: bool
+    rack: str | None

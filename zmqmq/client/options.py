@@ -18,6 +18,7 @@ from zmqmq.model.limits import (
     BATCH_RECORDS_MAX,
     BATCHES_IN_FLIGHT_MAX,
     GIB,
+    RACK_MAX,
     REPLY_BYTES_MAX,
 )
 from zmqmq.model.names import check_group_name
@@ -170,6 +171,7 @@ class ConsumerOptions:
         int, _ms("How long a fetch waits for the first record.", 0, WAIT_MS_MAX)
     ] = 500
     stop_at_end: bool = False
+    rack: str | None = None
 
     def __post_init__(self) -> None:
         if self.group is not None:
@@ -180,6 +182,10 @@ class ConsumerOptions:
             type(p) is int and p >= 0 for p in self.partitions
         ):
             raise ConfigError(f"partitions is {self.partitions!r}; it must be numbers from 0 on")
+        if self.rack is not None and not (
+            type(self.rack) is str and 1 <= len(self.rack) <= RACK_MAX
+        ):
+            raise ConfigError(f"rack is {self.rack!r}; it must be 1 to {RACK_MAX} characters")
 
 
 def parse_options(kind: type[OptionsT], keywords: Mapping[str, Any]) -> OptionsT:

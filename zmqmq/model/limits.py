@@ -36,6 +36,8 @@ BATCH_RECORDS_MAX = 1_000_000
 # Names
 TOPIC_NAME_MAX = 200
 GROUP_NAME_MAX = 200
+RACK_MAX = 200
+"""Of the name of a place where brokers and clients are."""
 METADATA_NOTE_MAX = 1024
 """Bytes of the free text that goes with a committed offset."""
 

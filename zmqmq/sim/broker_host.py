@@ -104,6 +104,8 @@ class BrokerHost:
         self.broker: Broker | None = None
         self.halts: list[str] = []
         """Why the broker has stopped itself, each time."""
+        self.epochs: set[int] = set()
+        """Broker epochs in which it may have served: its directory has heard of them."""
         self.rarely: Counter[str] = Counter()
         """What its disk was asked for and seldom is."""
         self.is_stopping = False
@@ -157,6 +159,7 @@ class BrokerHost:
             instance=self._draw_id(),
             is_alone=False,
             endpoints={"clients": self.clients_address, "peers": self.peers_address},
+            rack=self.options.rack_of(self.broker_id),
         )
         options = self.options
         broker = Broker(identity, KEYS, options.serving, options.topics, form, self._draw_id)
@@ -423,6 +426,7 @@ class BrokerHost:
         except StorageError as error:
             self._feed(FormatWritten(error))
         else:
+            self.epochs.add(effect.format.epoch)
             self._feed(FormatWritten(None))
 
     def _halt(self, reason: str) -> None:

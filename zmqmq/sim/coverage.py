@@ -26,6 +26,8 @@ MARKS: Final[Mapping[str, int]] = {
     "ISR grown": 60,
     "election from ELR, later run": 60,
     "hand-over": 150,
+    "read from a copy": 100,
+    "reader sent elsewhere": 100,
     "registered again": 80,
     "session lost while leading": 80,
     "controller": 10,
@@ -161,6 +163,8 @@ class Coverage:
         if host.broker is not None:
             for code, count in host.broker.outbox.errors.items():
                 self.marks[f"told {code}"] += count
+            self.marks["read from a copy"] += host.broker.fetching.bytes_of_copies > 0
+            self.marks["reader sent elsewhere"] += host.broker.fetching.sent_elsewhere
 
     # Clients
 

@@ -29,4 +29,10 @@ class HostOptions:
             index_interval_bytes=512, allocate_bytes=4096, free_bytes_min=0
         )
     )
+    racks: int = 0
+    """How many there are, in which the brokers stand in turn; 0: no broker says where it is."""
     topics: TopicConfig = field(default_factory=TopicConfig)
+
+    def rack_of(self, number: int) -> str | None:
+        """Where a broker stands."""
+        return f"rack {number % self.racks}" if self.racks else None

@@ -58,8 +58,8 @@ class Housekeeper:
         self._host.checkpoints.pop(folder, None)
         self._compacted.pop(folder, None)
 
-    def write(self, *, clean: bool = False) -> None:
-        """Write the checkpoint of all logs as they are now."""
+    def write(self, *, clean: bool = False) -> bool:
+        """Write the checkpoint of all logs as they are now; whether the disk took it."""
         host = self._host
         assert host.broker is not None
         for replica in host.broker.replicas:
@@ -69,13 +69,14 @@ class Housekeeper:
         try:
             write_checkpoints(host.disk, host.checkpoints)
         except StorageError:
-            return  # it is tried again
+            return False  # it is tried again
         for log in host.broker.replicas.logs:
             row = host.checkpoints.get(log.key.folder)
             if row is not None:
                 log.note_checkpoint(row.recovery_point, row.high_watermark)
+        return True
 
-    def _every(self, period: int, work: Callable[[], None]) -> None:
+    def _every(self, period: int, work: Callable[[], object]) -> None:
         def go() -> None:
             if self._is_stopped:
                 return
@@ -119,9 +120,8 @@ class Housekeeper:
         broker = self._host.broker
         assert broker is not None
         doomed = [(log, len(log.doomed)) for log in broker.replicas.logs if log.doomed]
-        if not doomed:
+        if not doomed or not self.write():
             return
-        self.write()
         for log, count in doomed:
             # Those that stay stand below the start: the next start removes them.
             with contextlib.suppress(StorageError):

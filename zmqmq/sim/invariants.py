@@ -191,8 +191,11 @@ class Invariants:
         """D8, C7: what the new leader has is what is left."""
         committed = self._known.committed_of(place)
         kept: dict[int, int] = {}
-        for copy in self._known.copies(place):
-            kept[copy.life.host.broker_id] = committed.kept_by(copy.shadow)
+        for life in self._known.lives.values():
+            copy = life.copy_of(place)
+            # Whoever has answered the controller may have stopped since; it still has its copy.
+            if copy is not None and copy.is_known:
+                kept[life.host.broker_id] = committed.kept_by(copy.shadow)
         if not after.recovering:
             self._known.documents.check_recovery(place, before, after, kept)
         assert after.leader is not None

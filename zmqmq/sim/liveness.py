@@ -64,7 +64,8 @@ def faults_of_cluster(cluster: Cluster) -> Iterator[str]:
 def _faults_of_document(cluster: Cluster, document: PartitionDocument) -> Iterator[str]:
     leader = document.leader
     if leader is None:
-        yield f"has no leader: {document}"
+        if not _is_lost(cluster, document):
+            yield f"has no leader: {document}"
         return
     if document.adding or document.removing or document.recovering:
         yield f"is being changed: {document}"
@@ -74,6 +75,16 @@ def _faults_of_document(cluster: Cluster, document: PartitionDocument) -> Iterat
         broker = cluster.hosts[member.broker_id - 1].broker
         if broker is None or broker.identity.epoch != member.broker_epoch:
             yield f"has an old run of {member} in its ISR"
+
+
+def _is_lost(cluster: Cluster, document: PartitionDocument) -> bool:
+    """Whether it was given to runs that never came to know of it, or of themselves: those of an
+    empty directory that ended between the registration and its note on the disk. What comes after
+    them cannot tell a new disk from a lost one (D4), so an operator has to."""
+    return document.flush == "fsync" and not any(
+        member.broker_epoch in cluster.hosts[member.broker_id - 1].epochs
+        for member in (*document.isr, *document.elr)
+    )
 
 
 def faults_of_copies(cluster: Cluster) -> Iterator[str]:

@@ -7,7 +7,7 @@ little. Whoever adds something to draw adds it at the end of its function, or al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from zmqmq.client.machines.stream import PlaceKind
@@ -67,6 +67,7 @@ class ClientPlan(NamedTuple):
     growable: bool = False
     moves: bool = False
     """Whether it moves partitions of the shared topics, and changes their settings."""
+    rack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,18 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
     stream = chance.stream("swarm")
     brokers = stream.choice((3, 3, 3, 3, 3, 3, 3, 2, 1))
     topics = _draw_topics(stream, brokers)
+    places = chance.stream("places")
+    racks = places.choice((0, 0, 2, 3))
     cluster = ClusterOptions(
         brokers=brokers,
         topics={name: plan.partitions for name, plan in topics.items()},
         weather=stream.choice(WEATHERS),
-        hosts=_draw_hosts(stream, brokers),
+        hosts=replace(_draw_hosts(stream, brokers), racks=racks),
     )
-    clients = _draw_clients(stream)
+    clients = [
+        plan._replace(rack=cluster.hosts.rack_of(places.randrange(3)))
+        for plan in _draw_clients(stream)
+    ]
     drawn_seconds = stream.randrange(SECONDS_LEAST, 2 * SECONDS_LEAST)
     seconds = drawn_seconds if seconds is None else seconds
     names = [f"b{number}" for number in range(1, brokers + 1)]
@@ -116,7 +122,13 @@ def make_clients(
                 )
             case "consume":
                 client = ConsumingClient(
-                    stage, name, topics, think, start=plan.start, group=plan.group
+                    stage,
+                    name,
+                    topics,
+                    think,
+                    start=plan.start,
+                    group=plan.group,
+                    rack=plan.rack,
                 )
             case _:
                 client = AdministeringClient(

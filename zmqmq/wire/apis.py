@@ -11,7 +11,13 @@ import enum
 from types import MappingProxyType
 from typing import Final
 
-from zmqmq.model.limits import GROUP_NAME_MAX, PARTITIONS_MAX, REPLY_BYTES_MAX, TOPIC_NAME_MAX
+from zmqmq.model.limits import (
+    GROUP_NAME_MAX,
+    PARTITIONS_MAX,
+    RACK_MAX,
+    REPLY_BYTES_MAX,
+    TOPIC_NAME_MAX,
+)
 from zmqmq.wire.schema import Field, Schema
 
 
@@ -140,6 +146,15 @@ REQUESTS: Final[dict[Api, Schema]] = {
             minimum=1,
             maximum=ENTRIES_MAX,
         ),
+        "rack": Field(
+            "str|nil",
+            "where the client is: the leader may name a broker there that has a copy",
+            default=None,
+            maximum=RACK_MAX,
+        ),
+        "copies": Field(
+            "bool", "a broker that only follows may answer, with what it has", default=False
+        ),
     },
     Api.LIST_OFFSETS: {
         "partitions": Field(
@@ -244,8 +259,8 @@ REPLIES: Final[dict[Api, Schema]] = {
         "brokers": Field("list", '[broker id, "HOST:PORT" of the client listener, rack or nil]'),
         "topics": Field(
             "list",
-            'maps {"name", "id", "partitions": [[leader broker id or nil, leader epoch], …]} or '
-            '{"name", "error"}',
+            'maps {"name", "id", "partitions": [[leader broker id or nil, leader epoch, [ids of '
+            'the brokers with a copy, those in sync first]], …]} or {"name", "error"}',
         ),
     },
     Api.INIT_PRODUCER: {
@@ -261,7 +276,7 @@ REPLIES: Final[dict[Api, Schema]] = {
         "partitions": Field(
             "list",
             "[bytes, committed end, log start] or an error map, for each asked; where bytes > 0 "
-            "the next body frame is its data",
+            "the next body frame is its data. A fourth entry is the broker id to read from instead",
         ),
     },
     Api.LIST_OFFSETS: {

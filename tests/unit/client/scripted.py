@@ -109,6 +109,8 @@ class World:
     epoch: int = 1
     leads: dict[tuple[str, int], tuple[int | None, int]] = field(default_factory=dict)
     """Leader and epoch of partitions where these are not `leader` and `epoch`."""
+    copies: tuple[int, ...] = ()
+    """Brokers that have a copy of every partition."""
     ids: dict[str, bytes] = field(default_factory=dict)
     """Topic ids where these are not `id_of`."""
     brokers: dict[int, str] = field(default_factory=lambda: {1: "a:1", 2: "b:2", 3: "c:3"})
@@ -262,7 +264,8 @@ class World:
                 entries.append({"name": name, "error": error})
             else:
                 default = self.leader, self.epoch
-                partitions = [list(self.leads.get((name, n), default)) for n in range(count)]
+                leads = [self.leads.get((name, n), default) for n in range(count)]
+                partitions = [[*lead, list(self.copies)] for lead in leads]
                 topic_id = self.ids.get(name, id_of(name))
                 entries.append({"name": name, "id": topic_id, "partitions": partitions})
         brokers = [[broker, address, None] for broker, address in self.brokers.items()]

@@ -142,7 +142,7 @@ def test_a_draining_broker_finishes_what_it_took_and_takes_no_more() -> None:
     assert waiting.outcome == [[b"a"]]
     assert world.broker.is_idle
     assert client.ping().error is None
-    assert client.metadata("t") == {"t": [[1, 1]]}
+    assert client.metadata("t") == {"t": [[1, 1, [1]]]}
 
 
 def test_a_restart_knows_no_sessions_and_all_records() -> None:

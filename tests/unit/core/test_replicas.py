@@ -26,7 +26,7 @@ def test_every_start_leads_with_a_new_epoch() -> None:
     assert epochs == [1, 2, 3, 4]
     document = PartitionDocument.decode(world.store.now[KEYS.partition(t.id, 0)].value)
     assert document.leader == (1, world.epoch)
-    assert client.metadata("t") == {"t": [[1, 4]]}
+    assert client.metadata("t") == {"t": [[1, 4, [1]]]}
 
 
 def test_a_partition_is_served_once_what_was_found_in_it_is_flushed() -> None:

@@ -63,7 +63,7 @@ def test_more_partitions_than_a_commit_holds_take_several(answer_first: bool) ->
 
     assert world.waiting(CommitMetadata) == 0
     assert created.error is None
-    assert world.client().metadata("t") == {"t": [[1, 1]] * 250}
+    assert world.client().metadata("t") == {"t": [[1, 1, [1]]] * 250}
 
 
 def test_a_topic_that_is_being_made_is_not_there_yet() -> None:
@@ -179,7 +179,7 @@ def test_a_topic_that_the_store_refused_halfway_can_be_made_again() -> None:
     world.advance(1_000)
 
     assert client.create("t", 2).error is None
-    assert client.metadata("t") == {"t": [[1, 1]] * 2}
+    assert client.metadata("t") == {"t": [[1, 1, [1]]] * 2}
 
 
 def test_a_creation_without_an_answer_is_perhaps_after_a_minute() -> None:
@@ -304,7 +304,7 @@ def test_partitions_can_be_added_and_are_answered_when_they_can_be_produced_to(
 
     assert altered.fields is not None
     assert altered.fields["partitions"] == 3
-    assert client.metadata("t") == {"t": [[1, 1]] * 3}
+    assert client.metadata("t") == {"t": [[1, 1, [1]]] * 3}
     assert client.produce(t[2], b"a").outcome == [0]
 
 
@@ -519,7 +519,7 @@ def test_metadata_tells_an_unknown_topic_beside_the_known_ones() -> None:
     world.topic("t")
     found = world.client().metadata("t", "nope", "t")
 
-    assert found == {"t": [[1, 1]], "nope": "UNKNOWN_TOPIC"}
+    assert found == {"t": [[1, 1, [1]]], "nope": "UNKNOWN_TOPIC"}
 
 
 def test_producer_ids_are_unique_over_restarts_and_begin_at_1() -> None:

@@ -34,6 +34,7 @@ from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.places import Places
 from zmqmq.client.machines.routing import MOVED, Routing
+from zmqmq.client.machines.sources import Source, Sources
 from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import (
@@ -105,6 +106,7 @@ class Consumer:
         self._chance = chance
         self._effects = effects
         self._places = Places(options.group, request_timeout, routing, lookup, chance, self._placed)
+        self._sources = Sources(options.rack, network, routing)
         self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
         self._asked_bytes = 0
         """What the fetches that are not answered may bring."""
@@ -140,7 +142,7 @@ class Consumer:
         """Read these partitions and no others; those that are new begin where `start` says."""
         self._topics.clear()
         for key in [key for key in self.streams if key not in partitions]:
-            self._drop(self.streams.pop(key))
+            self.streams.pop(key).request = None
         for name, partition in partitions:
             if (name, partition) not in self.streams:
                 self.streams[name, partition] = Stream(name, partition, self._start)
@@ -153,7 +155,7 @@ class Consumer:
         stream = self.streams.get((topic, partition))
         if stream is None:
             return
-        self._drop(stream)
+        stream.request = None
         stream.retries = stream.not_before = 0
         stream.last_epoch = None
         if stream.is_stopped:
@@ -168,7 +170,7 @@ class Consumer:
         """Fetch nothing of this partition until a seek and `resume`."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
-            self._drop(stream)
+            stream.request = None
             stream.generation = generation
             stream.is_paused = True
 
@@ -176,7 +178,7 @@ class Consumer:
         """What was fetched cannot be read: fetch nothing more of this partition until a seek."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
-            self._drop(stream)
+            stream.request = None
             stream.generation = generation
             stream.is_stopped = True
 
@@ -200,7 +202,7 @@ class Consumer:
         """Fetch nothing more. Answers that still come are ignored."""
         self.is_closed = True
         for stream in self.streams.values():
-            self._drop(stream)
+            stream.request = None
         self.streams.clear()
         self.chunks.clear()
         self._commit_at = NEVER
@@ -274,22 +276,19 @@ class Consumer:
         self.errors.append(error)
         self._effects.append(Fetched(self._promise))
 
-    def _drop(self, stream: Stream) -> None:
-        """Whatever is under way for this stream is of no interest any more."""
-        stream.request = None
-
     # Fetching
 
     def _fetch(self, now: int) -> None:
         ready = [s for s in self.streams.values() if s.can_fetch(now)]
         if not ready:
             return
-        by_connection: dict[Connection, list[Stream]] = {}
+        by_source: dict[Source, list[Stream]] = {}
         for stream in ready:
-            connection = self._leader_of(now, stream)
-            if connection is not None:
-                by_connection.setdefault(connection, []).append(stream)
-        for connection, streams in by_connection.items():
+            source = self._source_of(now, stream)
+            if source is not None:
+                by_source.setdefault(source, []).append(stream)
+        for source, streams in by_source.items():
+            connection = source.connection
             # Whoever asks when many fetches are out asks for all at once: every answer makes room
             # for one fetch, so no partition ever waits for somebody else's long poll to end.
             is_apart = self._fetches.get(connection, 0) + 3 <= FETCHES_APART
@@ -302,9 +301,9 @@ class Consumer:
                     return
                 if self._fetches.get(connection, 0) >= FETCHES_MAX or connection.room <= 0:
                     break
-                self._request(now, connection, part)
+                self._request(now, source, part)
 
-    def _leader_of(self, now: int, stream: Stream) -> Connection | None:
+    def _source_of(self, now: int, stream: Stream) -> Source | None:
         refused = self._routing.unknown.get(stream.topic)
         if refused is not None:
             stream.is_stopped = True
@@ -315,13 +314,10 @@ class Consumer:
             stream.is_stopped = True
             self._fail(_made_anew(stream))
             return None
-        if stream.moved_at == self._routing.version:
-            # The one who led it said that he does not: wait for other news.
-            self._routing.refresh(now)
-            return None
-        return self._routing.to_leader(now, stream.topic, stream.partition)
+        return self._sources.of(now, stream)
 
-    def _request(self, now: int, connection: Connection, streams: list[Stream]) -> None:
+    def _request(self, now: int, source: Source, streams: list[Stream]) -> None:
+        connection = source.connection
         topics = self._routing.topics
         size = self._fetch_bytes
         token = object()
@@ -339,20 +335,21 @@ class Consumer:
         self.is_starved = False
         wait_ms = self._options.max_wait_ms
         fields: dict[str, Any] = {"max_wait_ms": wait_ms, "max_bytes": size, "partitions": entries}
+        fields |= self._sources.fields_of(source)
         deadline = now + self._timeout + wait_ms * MS
-        on_answer = partial(self._answered, connection, token, asked, size)
+        on_answer = partial(self._answered, source, token, asked, size)
         connection.request(now, Api.FETCH, fields, (), deadline, on_answer)
 
     def _answered(
         self,
-        connection: Connection,
+        source: Source,
         token: object,
         asked: Sequence[tuple[Stream, bytes, int]],
         size: int,
         now: int,
         answer: Reply | Failure,
     ) -> None:
-        self._fetches[connection] -= 1
+        self._fetches[source.connection] -= 1
         self._asked_bytes -= size
         if self.is_closed:
             return
@@ -366,7 +363,7 @@ class Consumer:
             for stream, _, _ in asked:
                 if stream.request is token:
                     stream.request = None
-                    self._refused(now, stream, connection, error)
+                    self._refused(now, stream, source, error)
             return
         assert isinstance(answer, Reply)
         body = iter(answer.body)
@@ -380,6 +377,8 @@ class Consumer:
             if is_data:
                 stream.retries = stream.not_before = 0
                 stream.end = entry[1]
+                if len(entry) > 3:
+                    self._sources.note_nearby(now, stream, entry[3])
                 if data is not None:
                     self._take(stream, topic_id, position, data)
                     has_news = True
@@ -387,7 +386,7 @@ class Consumer:
             else:
                 is_error = isinstance(entry, dict)
                 error = error_from_wire(entry) if is_error else ProtocolError("FETCH: no entry")
-                self._refused(now, stream, connection, error)
+                self._refused(now, stream, source, error)
         if has_news:
             self._effects.append(Fetched(self._promise))
 
@@ -408,14 +407,16 @@ class Consumer:
         key = stream.topic, stream.partition
         self.streams[key] = self.streams.pop(key)
 
-    def _refused(self, now: int, stream: Stream, connection: Connection, error: ZmqmqError) -> None:
+    def _refused(self, now: int, stream: Stream, source: Source, error: ZmqmqError) -> None:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
+        self._sources.note_error(now, stream, source)
         code = error.code if isinstance(error, WireError) else None
+        may_retry = source.is_copy or (isinstance(error, WireError) and error.retriable)
         if code is Code.OFFSET_OUT_OF_RANGE and isinstance(error, WireError):
             self._out_of_range(now, stream, error)
-        elif code in MOVED or (isinstance(error, WireError) and error.retriable):
+        elif code in MOVED or may_retry:
             where = stream.topic, stream.topic_id, stream.partition
-            if self._routing.note_error(now, *where, connection, error):
+            if self._routing.note_error(now, *where, source.connection, error):
                 stream.moved_at = self._routing.version
             self._back_off(now, stream)
         else:

@@ -53,6 +53,8 @@ class Topic(NamedTuple):
     """The leader's broker id, by partition; None while there is none."""
     epochs: tuple[int, ...]
     """The leader epoch, by partition."""
+    copies: tuple[tuple[int, ...], ...] = ()
+    """The brokers that have a copy, those in sync first, by partition; empty if not told."""
 
 
 class Routing:
@@ -118,6 +120,20 @@ class Routing:
             if not self._network.is_failing(leader):
                 return None
         self.refresh(now)
+        return None
+
+    def to_copy(self, now: int, name: str, partition: int) -> Connection | None:
+        """The connection to a broker that follows and can be reached (F11). They are connected to
+        when they are first asked for: None is for now."""
+        topic = self.topics.get(name)
+        if topic is None or partition >= len(topic.copies):
+            return None
+        for broker in topic.copies[partition]:
+            if broker == topic.leaders[partition]:
+                continue
+            connection = self._network.to_broker(broker)
+            if connection is not None and connection.is_sound(now):
+                return connection
         return None
 
     def to_coordinator(self, now: int, group: str) -> Connection | None:
@@ -237,7 +253,8 @@ class Routing:
                 continue
             leaders = tuple(p[0] for p in entry["partitions"])
             epochs = tuple(p[1] for p in entry["partitions"])
-            topic = Topic(name, bytes(entry["id"]), leaders, epochs)
+            copies = tuple(_copies_of(p) for p in entry["partitions"])
+            topic = Topic(name, bytes(entry["id"]), leaders, epochs, copies)
             known = self.topics.get(name)
             if known is not None and known.id != topic.id:
                 self._wanted[name] += 1
@@ -269,12 +286,18 @@ def _newest(known: Topic, told: Topic) -> Topic:
     """What is known of a topic, with what a broker tells of it, which may be older in parts."""
     if known == told:
         return known
-    leaders, epochs = list(told.leaders), list(told.epochs)
+    leaders, epochs, copies = list(told.leaders), list(told.epochs), list(told.copies)
     for partition, epoch in enumerate(known.epochs):
         if partition == len(epochs):  # added since that broker looked
             leaders += known.leaders[partition:]
             epochs += known.epochs[partition:]
+            copies += known.copies[partition:]
             break
         if epoch > epochs[partition]:
             leaders[partition], epochs[partition] = known.leaders[partition], epoch
-    return told._replace(leaders=tuple(leaders), epochs=tuple(epochs))
+    return told._replace(leaders=tuple(leaders), epochs=tuple(epochs), copies=tuple(copies))
+
+
+def _copies_of(entry: list[Any]) -> tuple[int, ...]:
+    told = entry[2] if len(entry) > 2 else None
+    return tuple(b for b in told if type(b) is int) if type(told) is list else ()

@@ -35,6 +35,15 @@ class Place(NamedTuple):
     number: int = 0
 
 
+class Nearby(NamedTuple):
+    """A broker that follows, and is near."""
+
+    broker: int
+    epoch: int
+    """The leader epoch in which the leader named it (KAFKA-14379)."""
+    until: int
+
+
 class Stream:
     """One partition of a consumer's assignment. Only the I/O thread changes it."""
 
@@ -45,6 +54,7 @@ class Stream:
         "is_stopped",
         "last_epoch",
         "moved_at",
+        "nearby",
         "not_before",
         "partition",
         "place",
@@ -54,6 +64,7 @@ class Stream:
         "stop_at",
         "topic",
         "topic_id",
+        "with_leader_until",
     )
 
     def __init__(self, topic: str, partition: int, place: Place) -> None:
@@ -83,6 +94,10 @@ class Stream:
         """The version of the routing image whose leader was the wrong one."""
         self.end = -1
         """The committed end, as the last answer said; -1 before any."""
+        self.nearby: Nearby | None = None
+        """Where the leader has said to read instead of there (F11)."""
+        self.with_leader_until = 0
+        """Until then it is not asked for such a broker: the last one did not help."""
 
     def __repr__(self) -> str:
         return f"<Stream {self.topic}/{self.partition} at {self.position}>"

@@ -183,6 +183,8 @@ class Broker(Parts):
                     moved.append(role)
                 if role.is_shared:
                     shared.append(role)
+            elif role is not None:
+                self.fetching.wake(role.place)  # what is shown is written out
         self.producing.answer_written(failed)
         self.flushing.begin()
         for log, why in failed:
@@ -223,7 +225,7 @@ class Broker(Parts):
             if partition.topic == OFFSETS_TOPIC:
                 self.offsets.load(partition)
                 self.offsets.commit(partition)
-            self.fetching.wake(partition)
+            self.fetching.wake(partition.place)
             self.latest.check(partition)
             self.leading.moved(partition)
 
@@ -268,7 +270,7 @@ class Broker(Parts):
         self.producing.drop(partition, why)
         if partition.topic == OFFSETS_TOPIC:
             self.offsets.drop(partition, why)
-        self.fetching.wake(partition)
+        self.fetching.wake(partition.place)
 
     def _followed(self, now: Now, follower: Follower) -> None:
         self.following.follow(follower)
@@ -276,6 +278,11 @@ class Broker(Parts):
 
     def _unfollowed(self, follower: Follower) -> None:
         self.following.drop(follower.place)
+        self.fetching.wake(follower.place)
+
+    def _told(self, follower: Follower) -> None:
+        """What its leader said may let it show more."""
+        self.fetching.wake(follower.place)
 
     def _peer_answered(self, now: Now, broker_id: int, frames: list[Buffer]) -> None:
         self.peer_front.answered(now, broker_id, frames)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from zmqmq.core.control.image import KnownTopic
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.log import Log
 from zmqmq.errors import Code, refusal
 from zmqmq.model.topics import TopicConfig
+
+
+class Leadership(NamedTuple):
+    """Who leads a partition, and who has copies of it, as METADATA tells."""
+
+    leader: int | None = None
+    epoch: int = 0
+    copies: tuple[int, ...] = ()
+    """Broker ids, those in sync first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,8 +34,8 @@ class Topic:
     overrides: dict[str, int | str]
     """The settings that were given for it; the others follow the broker's defaults."""
     state: str
-    leaders: dict[int, tuple[int | None, int]] = field(default_factory=dict)
-    """Leader broker and leader epoch of each partition."""
+    leaders: dict[int, Leadership] = field(default_factory=dict)
+    """Of each partition."""
     revision: int = 0
     """mod_revision of the topic's document."""
 
@@ -52,7 +62,7 @@ class Catalog:
         why = self.unopened.get((topic_id, partition))
         if why is not None:
             raise refusal(Code.STORAGE_OFFLINE, f"{topic.name}/{partition} is offline: {why}")
-        leader, epoch = topic.leaders.get(partition, (None, 0))
+        leader, epoch, _ = topic.leaders.get(partition, Leadership())
         hints = {} if leader is None else {"leader": leader, "leader_epoch": epoch}
         told = "nobody" if leader is None else f"broker {leader}"
         raise refusal(

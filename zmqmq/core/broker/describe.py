@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.catalog import Catalog, Leadership, Topic
 from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.fetch import Fetching
 from zmqmq.core.broker.flushing import Flushing
@@ -112,7 +112,7 @@ class Describing:
 
     def _partition(self, topic: Topic, number: int) -> dict[str, Any]:
         place = topic.id, number
-        leader, epoch = topic.leaders.get(number, (None, 0))
+        leader, epoch, _ = topic.leaders.get(number, Leadership())
         item: dict[str, Any] = {"partition": number, "leader": leader, "leader_epoch": epoch}
         known = self._image.partitions.get(place)
         if known is not None:
@@ -217,6 +217,8 @@ class Describing:
             "bytes_in": self._producing.bytes,
             "flushes": self._flushing.count,
             "bytes_out": self._fetching.bytes,
+            "bytes_out_of_copies": self._fetching.bytes_of_copies,
+            "sent_elsewhere": self._fetching.sent_elsewhere,
             "cold_reads": self._reads.count,
             "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,

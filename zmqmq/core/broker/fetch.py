@@ -7,6 +7,8 @@ not, the broker asks the world (ReadCold) and goes on with others meanwhile.
 Replies are bounded by what the client has not read yet (`credit_bytes`) and by what all clients
 together have not (`memory_bytes`). Who has no credit waits for it, and answers itself with
 nothing when its time is over.
+
+What this broker does not lead it shows only to those who say that they want that (copies.py).
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
+from zmqmq.core.broker.copies import Copy, Nearest, open_copy
 from zmqmq.core.broker.known_epochs import check_epochs
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
+from zmqmq.core.broker.replica import Replica
 from zmqmq.core.broker.sessions import Session, Sessions
 from zmqmq.core.broker.timers import Timers
 from zmqmq.core.replication.partition import Partition
+from zmqmq.core.replication.vouching import Place as Where
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
@@ -43,6 +48,29 @@ DISK_WAIT_NS: Final = 10**9
 """How much longer than it was asked to wait a fetch waits for a disk or for credit."""
 
 
+class Elsewhere(NamedTuple):
+    """Not read here: another broker has the same, and is nearer (F11)."""
+
+    partition: Partition
+    broker_id: int
+
+
+class Asked(NamedTuple):
+    """What a fetch wants of one partition."""
+
+    source: Partition | Copy | Elsewhere | WireError
+    offset: int = 0
+    max_bytes: int = 0
+
+
+class Cold(NamedTuple):
+    """What was asked of the disk."""
+
+    where: Place
+    log: Log
+    asked: Asked
+
+
 class FetchRequest:
     """One fetch, from its arrival to its answer."""
 
@@ -55,7 +83,7 @@ class FetchRequest:
         "correlation",
         "done",
         "end_ns",
-        "failed",
+        "is_due",
         "max_bytes",
         "min_bytes",
         "parked",
@@ -68,7 +96,7 @@ class FetchRequest:
         fetching: Fetching,
         session: Session,
         correlation: int,
-        asked: list[tuple[Partition | WireError, int, int]],
+        asked: list[Asked],
         min_bytes: int,
         max_bytes: int,
         end_ns: int,
@@ -77,7 +105,6 @@ class FetchRequest:
         self.session = session
         self.correlation = correlation
         self.asked = asked
-        """(partition, offset, max bytes), or the error of one that cannot be read."""
         self.min_bytes = min_bytes
         self.max_bytes = max_bytes
         self.end_ns = end_ns
@@ -85,11 +112,12 @@ class FetchRequest:
         self.answers: list[Any] = []
         self.bodies: list[Buffer] = []
         self.taken_bytes = 0
-        self.failed = any(isinstance(entry[0], WireError) for entry in asked)
+        self.is_due = any(isinstance(entry.source, WireError | Elsewhere) for entry in asked)
+        """Whether something is to be told at once."""
         self.parked = False
         """Whether it is in the waiting lists of its partitions."""
-        self.cold: tuple[Place, Partition, int, int] | None = None
-        """What it has asked the disk for."""
+        self.cold: Cold | None = None
+        """What it waits for."""
         self.done = False
 
     def expire(self) -> None:
@@ -109,6 +137,8 @@ class Fetching:
         reads: ColdReads,
         options: ServingOptions,
         damaged: Callable[[Log], None],
+        replica: Callable[[Where], Replica | None],
+        nearest: Nearest,
     ) -> None:
         self._catalog = catalog
         self._outbox = outbox
@@ -117,15 +147,22 @@ class Fetching:
         self._reads = reads
         self._damaged = damaged
         """Told of a log that turned out to have damage."""
+        self._replica = replica
+        """The copy of a partition that is here, led or not."""
+        self._nearest = nearest
         self._options = options
-        self._waiting: dict[Partition, dict[FetchRequest, None]] = {}
+        self._waiting: dict[Where, dict[FetchRequest, None]] = {}
         self._starved: deque[Session] = deque()
         """Sessions with fetches that wait for credit, each once."""
         self.bytes = 0
+        self.bytes_of_copies = 0
+        """Of those, what another broker leads."""
+        self.sent_elsewhere = 0
+        """How many times a consumer was told of a nearer broker."""
 
     def handle(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """Answer, or park until there is something to answer."""
-        max_wait_ms, min_bytes, max_bytes, entries = _read(fields)
+        max_wait_ms, min_bytes, max_bytes, entries, rack, copies = _read(fields)
         if len(session.fetches) >= self._options.fetches_max:
             raise refusal(
                 Code.THROTTLED,
@@ -141,25 +178,25 @@ class Fetching:
                 f"they are over {ENTRIES_WAITING_MAX}",
                 {"retry_after_ms": 100},
             )
-        asked = [self._entry(session, entry) for entry in entries]
+        asked = [self._entry(now, session, e, rack, copies=copies) for e in entries]
         end_ns = now.ns + max_wait_ms * 1_000_000
         max_bytes = min(max_bytes, REPLY_BYTES_MAX)
         request = FetchRequest(self, session, correlation, asked, min_bytes, max_bytes, end_ns)
         session.fetches[request] = None
-        if max_wait_ms == 0 or request.failed or self._is_ready(request):
+        if max_wait_ms == 0 or request.is_due or self._is_ready(request):
             self._start(request)
             if not request.done:
                 self._timers.add(max(end_ns, now.ns + DISK_WAIT_NS), request)
             return
         request.parked = True
-        for partition, _, _ in asked:
-            assert isinstance(partition, Partition)
-            self._waiting.setdefault(partition, {})[request] = None
+        for entry in asked:
+            assert isinstance(entry.source, Partition | Copy)
+            self._waiting.setdefault(entry.source.place, {})[request] = None
         self._timers.add(end_ns, request)
 
-    def wake(self, partition: Partition) -> None:
+    def wake(self, place: Where) -> None:
         """The high watermark of a partition has moved, or it can be read no more."""
-        for request in tuple(self._waiting.get(partition, ())):
+        for request in tuple(self._waiting.get(place, ())):
             if self._is_ready(request):
                 self._unpark(request)
                 self._start(request)
@@ -185,19 +222,21 @@ class Fetching:
         """The disk has answered. The log that has failed by that, if it has."""
         if request.cold is None:
             return None
-        where, partition, offset, max_bytes = request.cold
+        where, log, asked = request.cold
         request.cold = None
         self._sessions.note_reading(request.session, -where.size)
         if request.done:
             self.credit_came(request.session)
             return None
         failed = None
-        if isinstance(data, StorageError):
-            partition.log.fail(data)
-            failed = partition.log
-            self._answer_error(request, self._storage_error(partition, data))
+        if isinstance(asked.source, Copy) and asked.source.is_closed:
+            self._answer_error(request, asked.source.refusal("was cut, or is another one now"))
+        elif isinstance(data, StorageError):
+            log.fail(data)
+            failed = log
+            self._answer_error(request, self._storage_error(log, data))
         else:
-            self._take(request, partition, where, data, offset, max_bytes)
+            self._take(request, asked, where, data)
         if request.cold is None:
             self._go_on(request)
         # Less may have been sent than the disk was asked for.
@@ -244,49 +283,62 @@ class Fetching:
         if session in self._starved:
             self._starved.remove(session)
 
-    def _entry(self, session: Session, entry: object) -> tuple[Partition | WireError, int, int]:
+    def _entry(
+        self, now: Now, session: Session, entry: object, rack: str | None, *, copies: bool
+    ) -> Asked:
         topic_id, number, offset, max_bytes, *epochs = row(
             "partitions", entry, bytes, int, int, int
         )
         try:
+            topic = self._catalog.check_exists(topic_id, number).name
+            if not authorize(session.principal, Action.READ, "topic", topic):
+                raise refusal(Code.DENIED, f"may not read {topic!r}")
+            if copies:
+                copy = open_copy(self._replica((topic_id, number)), offset, epochs)
+                if copy is not None:
+                    return Asked(copy, offset, max_bytes)
             partition = self._catalog.partition(topic_id, number)
-            if not authorize(session.principal, Action.READ, "topic", partition.topic):
-                raise refusal(Code.DENIED, f"may not read {partition.topic!r}")
             if epochs:
                 check_epochs(partition, offset, epochs)
             check_offset(partition.log, offset)
+            if rack is not None:
+                broker_id = self._nearest.find(now, partition, offset, rack)
+                if broker_id is not None:
+                    return Asked(Elsewhere(partition, broker_id))
         except WireError as error:
-            return error, 0, 0
-        return partition, offset, max_bytes
+            return Asked(error)
+        return Asked(partition, offset, max_bytes)
 
     def _is_ready(self, request: FetchRequest) -> bool:
         """Whether there is enough to answer before the time is over."""
         found = 0
-        for partition, offset, _ in request.asked:
-            if isinstance(partition, WireError) or self._is_broken(partition):
+        for source, offset, _ in request.asked:
+            if isinstance(source, WireError | Elsewhere) or self._is_broken(source):
                 return True
-            if offset < partition.log.start_offset:
+            if offset < source.log.start_offset:
                 return True
-            if partition.high_watermark > offset:
+            end = source.shown_end
+            if end > offset:
                 if request.min_bytes <= 1:
                     return True
-                found += bytes_between(partition.log, offset, partition.high_watermark)
+                found += bytes_between(source.log, offset, end)
         return found >= request.min_bytes
 
-    def _is_broken(self, partition: Partition) -> bool:
+    def _is_broken(self, source: Partition | Copy) -> bool:
         """Whether some or all of it can be read no more."""
-        return bool(partition.is_closed or partition.log.failed or partition.log.damage)
+        return bool(source.is_closed or source.log.failed or source.log.damage)
 
     def _unpark(self, request: FetchRequest) -> None:
         request.parked = False
-        for partition, _, _ in request.asked:
-            assert isinstance(partition, Partition)
-            waiting = self._waiting.get(partition)
+        for entry in request.asked:
+            assert isinstance(entry.source, Partition | Copy)
+            place = entry.source.place
+            waiting = self._waiting.get(place)
             if waiting is None:
                 continue  # it stands in the request twice
             waiting.pop(request, None)
             if not waiting:
-                del self._waiting[partition]
+                del self._waiting[place]
 
     def _start(self, request: FetchRequest) -> None:
         session = request.session
@@ -299,110 +351,106 @@ class Fetching:
 
     def _has_data(self, request: FetchRequest) -> bool:
         return any(
-            isinstance(partition, Partition) and partition.high_watermark > offset
-            for partition, offset, _ in request.asked
+            isinstance(source, Partition | Copy) and source.shown_end > offset
+            for source, offset, _ in request.asked
         )
 
     def _go_on(self, request: FetchRequest) -> None:
         """Read partition after partition until all are answered, or the disk must be asked."""
         limit = min(request.max_bytes, max(self._sessions.credit(request.session), 1))
         while len(request.answers) < len(request.asked):
-            partition, offset, max_bytes = request.asked[len(request.answers)]
+            asked = request.asked[len(request.answers)]
+            source, offset, max_bytes = asked
             room = limit - request.taken_bytes
             is_full = room <= 0 or len(request.bodies) >= FRAMES_MAX - 1
             if (
-                isinstance(partition, WireError)
+                isinstance(source, WireError | Elsewhere)
                 or is_full
-                or (offset >= partition.high_watermark and not self._is_broken(partition))
+                or (offset >= source.shown_end and not self._is_broken(source))
             ):
                 self._answer_rest(request)
                 continue
-            self._read(request, partition, offset, min(room, max_bytes))
+            self._read(request, asked._replace(max_bytes=min(room, max_bytes)))
             if request.cold is not None:
                 return
         self._finish(request)
 
     def _answer_rest(self, request: FetchRequest) -> None:
         """Answer the next partition without data."""
-        partition = request.asked[len(request.answers)][0]
-        if isinstance(partition, WireError):
-            request.answers.append(error_to_wire(partition))
-        else:
-            request.answers.append((0, partition.high_watermark, partition.log.start_offset))
+        match request.asked[len(request.answers)].source:
+            case WireError() as error:
+                request.answers.append(error_to_wire(error))
+            case Elsewhere(partition, broker_id):
+                self.sent_elsewhere += 1
+                known = 0, partition.shown_end, partition.log.start_offset
+                request.answers.append((*known, broker_id))
+            case source:
+                request.answers.append((0, source.shown_end, source.log.start_offset))
 
-    def _read(
-        self, request: FetchRequest, partition: Partition, offset: int, max_bytes: int
-    ) -> None:
+    def _read(self, request: FetchRequest, asked: Asked) -> None:
+        source = asked.source
+        assert isinstance(source, Partition | Copy)
+        log = source.log
         try:
-            if partition.is_closed:
-                self._catalog.partition(*partition.log.key[:2])
-            where = place(partition.log, offset, max_bytes)
+            if source.is_closed:
+                if isinstance(source, Copy):
+                    raise source.refusal("was cut, or is of another epoch now")
+                self._catalog.partition(*source.place)
+            where = place(log, asked.offset, asked.max_bytes)
             data = where.file.read_cached(where.position, where.size)
         except WireError as error:
             self._answer_error(request, error)
             return
         except StorageError as error:
-            self._answer_error(request, self._storage_error(partition, error))
+            self._answer_error(request, self._storage_error(log, error))
             return
         if data is None:
-            self._ask_disk(request, partition, where, offset, max_bytes)
+            self._ask_disk(request, asked, where)
         else:
-            self._take(request, partition, where, data, offset, max_bytes)
+            self._take(request, asked, where, data)
 
-    def _take(
-        self,
-        request: FetchRequest,
-        partition: Partition,
-        where: Place,
-        data: Buffer,
-        offset: int,
-        max_bytes: int,
-    ) -> None:
-        log = partition.log
+    def _take(self, request: FetchRequest, asked: Asked, where: Place, data: Buffer) -> None:
+        source, offset, max_bytes = asked
+        assert isinstance(source, Partition | Copy)
+        log, end = source.log, source.shown_end
         try:
-            taken = take(log, where, data, offset, partition.high_watermark, max_bytes)
+            taken = take(log, where, data, offset, end, max_bytes)
         except CorruptDataError as error:
             self._damaged(log)
-            answer = self._storage_error(partition, error)
-            if partition.is_closed:  # another copy takes its place
-                answer = refusal(Code.NOT_LEADER, f"{partition.name} is led elsewhere")
+            answer = self._storage_error(log, error)
+            if source.is_closed:  # another copy takes its place
+                answer = refusal(Code.NOT_LEADER, f"{log.name} is led elsewhere")
             self._answer_error(request, answer)
             return
         if isinstance(taken, int):
-            where = where._replace(size=taken)
-            self._ask_disk(request, partition, where, offset, max_bytes)
+            self._ask_disk(request, asked, where._replace(size=taken))
             return
         size = len(taken)
         if request.bodies and request.taken_bytes + size > request.max_bytes:
             self._answer_rest(request)  # only the very first batch may be larger
             return
-        request.answers.append((size, partition.high_watermark, log.start_offset))
+        request.answers.append((size, end, log.start_offset))
         if size:
             request.bodies.append(taken)
             request.taken_bytes += size
+            if isinstance(source, Copy):
+                self.bytes_of_copies += size
 
-    def _ask_disk(
-        self,
-        request: FetchRequest,
-        partition: Partition,
-        where: Place,
-        offset: int,
-        max_bytes: int,
-    ) -> None:
+    def _ask_disk(self, request: FetchRequest, asked: Asked, where: Place) -> None:
+        assert isinstance(asked.source, Partition | Copy)
         self._sessions.note_reading(request.session, where.size)
-        request.cold = (where, partition, offset, max_bytes)
+        request.cold = Cold(where, asked.source.log, asked)
         self._reads.begin(where, partial(self._end_cold, request))
 
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:
         request.answers.append(error_to_wire(error))
 
-    def _storage_error(self, partition: Partition, error: Exception) -> WireError:
-        if partition.log.damage:
+    def _storage_error(self, log: Log, error: Exception) -> WireError:
+        if log.damage:
             return refusal(
-                Code.STORAGE_DAMAGED,
-                f"{partition.name}: {partition.log.damage}; see `zmqmq inspect repair`",
+                Code.STORAGE_DAMAGED, f"{log.name}: {log.damage}; see `zmqmq inspect repair`"
             )
-        return refusal(Code.STORAGE_OFFLINE, f"{partition.name}: {error}")
+        return refusal(Code.STORAGE_OFFLINE, f"{log.name}: {error}")
 
     def _unstarve(self, request: FetchRequest) -> None:
         session = request.session

@@ -42,12 +42,15 @@ class Following:
         flushing: Flushing,
         replicas: Replicas,
         failed: Callable[[Log, str], None],
+        told: Callable[[Follower], None],
     ) -> None:
         self._identity = identity
         self._peers = peers
         self._flushing = flushing
         self._replicas = replicas
         self._failed = failed
+        self._told = told
+        """Told of a follower whose high watermark may have moved."""
         self._fetchers: dict[int, Fetcher] = {}
         self._leaders: dict[Place, int] = {}
         self._states: dict[Place, int] = {}
@@ -141,6 +144,8 @@ class Following:
                 self._ask_state(now, follower.place)
             else:
                 self._replicas.cut(self._replicas.all[follower.place], follower.cut.to, None)
+        elif not taken.has_data:  # else when that is written out
+            self._told(follower)
 
     def _ask_state(self, now: Now, place: Place) -> None:
         """F9: what the leader knows of producers at its log start."""

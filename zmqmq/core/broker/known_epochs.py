@@ -19,8 +19,7 @@ def check_epochs(partition: Partition, offset: int, epochs: list[object]) -> Non
 
     Raises refusals: NOT_LEADER of a newer leader, FENCED_LEADER_EPOCH, OFFSET_OUT_OF_RANGE.
     """
-    known = _epoch(epochs[0])
-    last = _epoch(epochs[1]) if len(epochs) > 1 else None
+    known, last = epochs_of(epochs)
     mine = partition.epoch
     if (known is not None and known > mine) or (last is not None and last > mine):
         raise refusal(
@@ -45,6 +44,12 @@ def check_epochs(partition: Partition, offset: int, epochs: list[object]) -> Non
             f"from offset {at} on records were lost in an election. Seek to where to go on",
             {"log_start": log.start_offset, "end": log.end_offset, "parted": at},
         )
+
+
+def epochs_of(epochs: list[object]) -> tuple[int | None, int | None]:
+    """The two, None for what is not there. Raises refusal(MALFORMED)."""
+    known = _epoch(epochs[0]) if epochs else None
+    return known, _epoch(epochs[1]) if len(epochs) > 1 else None
 
 
 def _epoch(value: object) -> int | None:

@@ -54,6 +54,9 @@ PARTITION_BYTES_MAX: Final = 1 * MIB
 """Of one partition in one reply, so that one that is far behind does not keep out the others."""
 LOOK_NS: Final = 500 * 10**6
 """How often to look who has fallen behind, or may join."""
+READERS_NS: Final = 2 * 60 * 10**9
+"""So long after a consumer was sent to a follower it is taken to read there. Twice as long as it
+stays without asking the leader again (client/machines/stream.py)."""
 COLD_READS_MAX: Final = 16
 """Under way for one follower."""
 
@@ -118,6 +121,8 @@ class Leading:
         self._cold: dict[tuple[int, Place], tuple[int, int, Buffer | None]] = {}
         """What the disk was asked for: leader epoch, offset, and the bytes when they are there."""
         self._look_ns = 0
+        self._readers: dict[Place, int] = {}
+        """Partitions that consumers read from followers, and until when that is believed."""
 
     @property
     def sessions(self) -> FollowerSessions:
@@ -158,7 +163,8 @@ class Leading:
         self._parked[broker] = parked
         self._note_fetches(now, session)
         is_awaited = self._echoed(session)
-        self._answer_if_due(parked)
+        if not parked.done:
+            self._answer_if_due(parked)
         if not parked.done and (wait_ms == 0 or is_awaited):
             self.answer(parked)
         elif not parked.done:
@@ -190,6 +196,12 @@ class Leading:
         """Its high watermark has moved: told with the next reply."""
         if len(partition.isr.document.replicas) > 1:
             self.sessions.mark_news(partition.place)
+            if partition.place in self._readers:
+                self.hurry(partition)
+
+    def note_readers(self, now: Now, place: Place) -> None:
+        """A consumer was told to read this partition from a follower (F11)."""
+        self._readers[place] = now.ns + READERS_NS
 
     def began(self, partition: Partition) -> None:
         """A leader epoch has begun; followers may have asked for it already."""
@@ -197,7 +209,7 @@ class Leading:
             self.written([partition])
 
     def hurry(self, partition: Partition) -> None:
-        """Somebody waits for a round (D10): answer the followers, so that they ask again."""
+        """Somebody waits for a round (D10), or reads from a follower: answer them at once."""
         for session in self.sessions:
             parked = self._parked.get(session.member.broker_id)
             if parked is not None and partition.place in session.entries:
@@ -369,6 +381,7 @@ class Leading:
         if now.ns < self._look_ns:
             return
         self._look_ns = now.ns + LOOK_NS
+        self._readers = {place: end for place, end in self._readers.items() if end > now.ns}
         for partition in tuple(self._catalog.partitions.values()):
             document = partition.isr.document
             if len(document.replicas) > 1 or document.flush != partition.log.config.flush:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
+from zmqmq.core.broker.copies import Nearest
 from zmqmq.core.broker.damage import Damage
 from zmqmq.core.broker.describe import Describing
 from zmqmq.core.broker.fetch import Fetching
@@ -81,15 +82,6 @@ class Parts(ABC):
         self.reads = ColdReads(self.outbox)
         self.flushing = Flushing(self.outbox)
         self.producing = Producing(self.catalog, self.outbox, self.timers, self.flushing, options)
-        self.fetching = Fetching(
-            self.catalog,
-            self.outbox,
-            self.timers,
-            self.sessions,
-            self.reads,
-            options,
-            self._damaged,
-        )
         self.replicas = Replicas(
             self.catalog,
             self.image,
@@ -116,7 +108,20 @@ class Parts(ABC):
             self._damaged,
             self._echoed,
         )
-        self.following = Following(identity, self.peers, self.flushing, self.replicas, self._failed)
+        self.fetching = Fetching(
+            self.catalog,
+            self.outbox,
+            self.timers,
+            self.sessions,
+            self.reads,
+            options,
+            self._damaged,
+            self.replicas.all.get,
+            Nearest(self.image, identity, self.leading),
+        )
+        self.following = Following(
+            identity, self.peers, self.flushing, self.replicas, self._failed, self._told
+        )
         self.latest = Latest(self.outbox, self.timers, self.leading.stamp, self.leading.hurry)
 
     def _build_control(self, keys: KeySpace, form: Format) -> None:
@@ -224,6 +229,10 @@ class Parts(ABC):
     @abstractmethod
     def _unfollowed(self, follower: Follower) -> None:
         """It does so no more."""
+
+    @abstractmethod
+    def _told(self, follower: Follower) -> None:
+        """A leader has told a follower something."""
 
     @abstractmethod
     def _moved(self, partitions: Iterable[Partition]) -> None:

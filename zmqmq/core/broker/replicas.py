@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.catalog import Catalog, Leadership, Topic
 from zmqmq.core.broker.events import DeleteLog, OpenLog, TruncateLog
 from zmqmq.core.broker.flushing import Flushing
 from zmqmq.core.broker.identity import Identity
@@ -110,7 +110,11 @@ class Replicas:
             return
         document, _ = known
         leader = document.leader
-        topic.leaders[place[1]] = (leader.broker_id if leader else None, document.leader_epoch)
+        topic.leaders[place[1]] = Leadership(
+            leader.broker_id if leader else None,
+            document.leader_epoch,
+            tuple(dict.fromkeys((*(m.broker_id for m in document.isr), *document.replicas))),
+        )
         replica = self.all.get(place)
         if replica is not None and replica.log is not None:
             replica.log.config = topic.config

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from zmqmq.core.broker.admin_request import AdminRequest
-from zmqmq.core.broker.catalog import Catalog, Topic
+from zmqmq.core.broker.catalog import Catalog, Leadership, Topic
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.making import LOOK_NS, Making, changed_meanwhile
 from zmqmq.core.broker.metadata import Commits, store_refusal
@@ -167,7 +167,7 @@ class Topics:
             except WireError as error:
                 topics.append({"name": name, "error": error_to_wire(error)})
                 continue
-            leaders = [topic.leaders.get(n, (None, 0)) for n in range(topic.partition_count)]
+            leaders = [topic.leaders.get(n, Leadership()) for n in range(topic.partition_count)]
             topics.append({"name": name, "id": topic.id, "partitions": leaders})
         brokers = [
             [broker_id, known.live.endpoints.get("clients"), known.live.rack]

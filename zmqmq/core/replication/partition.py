@@ -116,6 +116,11 @@ class Partition:
         return f"{self.topic}/{self.log.key.partition}"
 
     @property
+    def shown_end(self) -> int:
+        """Behind this offset nothing is shown to consumers."""
+        return self.high_watermark
+
+    @property
     def is_shared(self) -> bool:
         """Whether there are other replicas."""
         return len(self.isr.document.replicas) > 1

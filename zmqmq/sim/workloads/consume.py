@@ -52,11 +52,13 @@ class ConsumingClient(SimClient):
         *,
         start: PlaceKind = PlaceKind.START,
         group: str | None = None,
+        rack: str | None = None,
     ) -> None:
         super().__init__(stage, name, think_ms)
         assert (start is PlaceKind.STORED) == (group is not None)
         self._topics = dict(topics)
         self._group = group
+        self._rack = rack
         self._start = Place(start)
         self._options = self._draw_options()
         self._may_seek = self.stream.randrange(2) == 0
@@ -242,4 +244,5 @@ class ConsumingClient(SimClient):
             fetch_bytes=fetch_bytes,
             prefetch_bytes=prefetch_bytes,
             max_wait_ms=choice((100, 500, 2_000)),
+            rack=self._rack,
         )

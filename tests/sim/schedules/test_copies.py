@@ -1,0 +1,151 @@
+"""Schedules about consumers that read from brokers that follow (F11, KIP-392)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.sim.driven import Driven, Reader
+from zmqmq.sim.host_options import HostOptions
+from zmqmq.sim.node import MS, SECOND
+
+RACKS = HostOptions(racks=3)
+"""Broker 1 stands in rack 1, 2 in rack 2, 3 in rack 0."""
+
+
+def read_at(d: Driven, broker_id: int) -> int:
+    """Bytes that a broker has shown of what it does not lead."""
+    broker = d.hosts[broker_id].broker
+    assert broker is not None
+    return broker.fetching.bytes_of_copies
+
+
+def until_read(d: Driven, reader: Reader, count: int) -> None:
+    d.until(lambda: len(reader.offsets) == count, f"{count} records are read")
+    assert reader.offsets == list(range(count))
+
+
+def test_f11_who_is_in_a_rack_reads_from_the_broker_there() -> None:
+    d = Driven(hosts=RACKS)
+    d.send_acked()
+    reader = d.reader("c", rack="rack 2")
+    until_read(d, reader, 1)
+    d.send_acked()
+    until_read(d, reader, 2)
+    assert read_at(d, 2)
+    assert not read_at(d, 3)
+    d.finish()
+
+
+def test_f11_where_the_leader_is_and_where_nobody_is_the_leader_is_read() -> None:
+    d = Driven(hosts=RACKS)
+    readers = [d.reader("c1", rack="rack 1"), d.reader("c2", rack="rack 7"), d.reader("c3")]
+    d.send_acked()
+    for reader in readers:
+        until_read(d, reader, 1)
+    assert not read_at(d, 2) + read_at(d, 3)
+    d.finish()
+
+
+def test_f11_kafka_9731_a_follower_hears_at_once_what_is_committed_if_somebody_reads_there() -> (
+    None
+):
+    """One record at a time: nothing that comes after it brings its high watermark along."""
+    d = Driven(hosts=RACKS)
+    reader = d.reader("c", rack="rack 2")
+    d.send_acked()
+    until_read(d, reader, 1)
+    for count in range(2, 6):
+        d.run(3)
+        d.send_acked()
+        began = d.loop.now
+        until_read(d, reader, count)
+        assert d.loop.now - began < 50 * MS, "the leader keeps a fetch for 500 ms"
+    assert read_at(d, 2)
+    d.finish()
+
+
+def test_f11_a_copy_shows_only_what_it_has_been_told_is_committed() -> None:
+    """2 has records of which it does not know yet that they are committed."""
+    d = Driven(hosts=RACKS)
+    reader = d.reader("c", rack="rack 2")
+    d.send_acked()
+    until_read(d, reader, 1)
+    apart = d.separate(1, 3)
+    sent = d.send()
+    d.until(lambda: d.end(2) == 2, "2 has it")
+    d.run(1)
+    assert not sent.outcome
+    assert reader.offsets == [0]
+    apart.end()
+    until_read(d, reader, 2)
+    d.finish()
+
+
+def test_f11_a_leader_that_cannot_be_reached_is_not_missed_by_those_who_read() -> None:
+    """Without any racks: brokers see their leader, and the consumer does not."""
+    d = Driven()
+    reader = d.reader("c")
+    d.send_acked()
+    until_read(d, reader, 1)
+    d.network.cut("b1", "c")
+    d.send_acked()
+    d.until(lambda: len(reader.offsets) == 2, "it is read from a copy", 30 * SECOND)
+    assert read_at(d, 2) + read_at(d, 3)
+    d.finish()
+
+
+def test_f11_while_nobody_leads_what_is_committed_can_be_read() -> None:
+    d = Driven()
+    reader = d.reader("c")
+    d.send_acked()
+    until_read(d, reader, 1)
+    for number in d.hosts:
+        d.network.cut(f"b{number}", "c")
+    d.send_acked()
+    d.send_acked()
+    d.run(1)  # followers hear of the last one
+    d.kill(1)
+    was = d.document
+    d.write(replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr))
+    for number in d.hosts:
+        d.network.heal(f"b{number}", "c")
+    until_read(d, reader, 3)
+    assert d.document.leader is None
+    d.finish()
+
+
+def test_f11_kafka_14379_a_broker_nearby_is_asked_no_more_when_another_one_leads() -> None:
+    """2 is cut off from the others. In the next epoch it is not in sync; the reader goes on."""
+    d = Driven(hosts=RACKS)
+    reader = d.reader("c", rack="rack 2")
+    d.send_acked()
+    until_read(d, reader, 1)
+    assert read_at(d, 2)
+    d.separate(1, 2)
+    d.separate(3, 2)
+    d.elect(3, isr=[1, 3])
+    d.until(lambda: d.is_leading(3), "3 leads")
+    d.send_acked()
+    began = d.loop.now
+    until_read(d, reader, 2)
+    assert d.loop.now - began < 10 * SECOND
+    d.finish()
+
+
+def test_f11_a_broker_nearby_that_dies_is_left_and_found_again() -> None:
+    d = Driven(hosts=RACKS)
+    reader = d.reader("c", rack="rack 2")
+    d.send_acked()
+    until_read(d, reader, 1)
+    d.kill(2)
+    d.leave_isr(2)
+    d.send_acked()
+    until_read(d, reader, 2)
+    d.restart(2)
+    d.until(lambda: 2 in d.isr, "2 is in sync")
+    before = read_at(d, 2)
+    d.run(10)
+    d.send_acked()
+    until_read(d, reader, 3)
+    assert read_at(d, 2) > before
+    d.finish()
