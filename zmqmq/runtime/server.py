@@ -57,7 +57,7 @@ from zmqmq.core.meta.store import (
     Put,
     StoreError,
 )
-from zmqmq.core.storage.data_directory import quarantine, write_format
+from zmqmq.core.storage.data_directory import orphans, quarantine, write_format
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
@@ -83,6 +83,7 @@ HISTORY_KEPT: Final = 1_000
 """Revisions of the metadata store whose history is kept at least."""
 DRAIN_S: Final = 10.0
 """How long a stop waits for the disk."""
+ORPHANS_SHOWN: Final = 20
 
 
 class Server:
@@ -444,6 +445,18 @@ class Server:
         items = [event.kv for event in batch.events]
         self._now = self._read_clocks()
         self._carry_out(self._broker.start(self._now, items, batch.revision))
+        self._report_orphans()
+
+    def _report_orphans(self) -> None:
+        found = orphans(self._disk, self._broker.image.topics)
+        if found:
+            logger.warning(
+                "of no topic in metadata.db, and left alone (%d; see 'Left over' in "
+                "docs/storage.md): %s%s",
+                len(found),
+                ", ".join(found[:ORPHANS_SHOWN]),
+                ", ..." if len(found) > ORPHANS_SHOWN else "",
+            )
 
     def _check_started(self) -> None:
         if not self._started.is_set() and self._broker.is_started:
