@@ -23,6 +23,7 @@ from tests.support.loop_disk import LoopDisk, loop_disk, need_loop_devices
 from zmqmq.errors import Code
 
 SCALE = int(os.environ.get("ZMQMQ_TEST_SCALE", "1"))
+MANY = 200 * max(SCALE // 10, 1)
 CONFIG = """
 [storage]
 checkpoint_ms = 100
@@ -96,5 +97,6 @@ def test_twenty_power_cuts_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(6 * MANY)
 def test_two_hundred_power_cuts_lose_nothing(tmp_path: Path) -> None:
-    cut_often(tmp_path, 200 * max(SCALE // 10, 1), 2)
+    cut_often(tmp_path, MANY, 2)

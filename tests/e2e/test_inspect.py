@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command_line import CLI, FORMATS, parsed, start_broker, stop
+from zmqmq.core.storage.log import LogKey
 from zmqmq.demo import Seen
 from zmqmq.runtime.offline_reader import verify_directory
 from zmqmq.testing import Broker
@@ -107,6 +108,38 @@ def test_damage_is_found_shown_and_repaired(folder: Path, form: str) -> None:
         assert kept == b"".join(b"0-%d\n" % line for line in range(100))
     finally:
         assert stop(process) == 0
+
+
+def test_a_log_of_no_topic_is_named_and_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a crash between the deletion of a topic's document and that of its files."""
+    data, aside = tmp_path / "data", tmp_path / "aside"
+    with Broker(data) as broker, broker.connect() as mq:
+        for name in ("stays", "goes"):
+            mq.topics.create(name)
+            with mq.producer(name) as producer:
+                producer.send(b"x").result(10)
+        stays, goes = (LogKey(mq.topics.describe(n).id, 0).folder for n in ("stays", "goes"))
+    shutil.copytree(data / goes, aside)
+    with Broker(data) as broker, broker.connect() as mq:
+        mq.topics.delete("goes")
+    assert not (data / goes).exists()
+    assert verify_directory(data).actions == []
+    assert "no topic" not in caplog.text
+    shutil.copytree(aside, data / goes)
+    files = {file.name: file.read_bytes() for file in aside.iterdir()}
+
+    with Broker(data) as broker, broker.connect() as mq:
+        assert mq.offsets("stays", "end") == {0: 1}
+    (warning,) = [r.getMessage() for r in caplog.records if "no topic" in r.getMessage()]
+    assert goes in warning
+    assert stays not in warning
+    report = json.loads(OFFLINE("inspect", "verify", str(data), "-O", "json").stdout)
+    (note,) = report["actions"]
+    assert goes in note
+    assert report["is_sound"]
+    assert {file.name: file.read_bytes() for file in (data / goes).iterdir()} == files
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

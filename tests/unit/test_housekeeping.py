@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from zmqmq.core.storage.log import Log
+from zmqmq.config.load import load
+from zmqmq.core.broker.events import OpenLog
+from zmqmq.core.storage.data_directory import QUARANTINE_FOLDER, read_checkpoints
+from zmqmq.core.storage.log import Log, LogKey
+from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DiskFullError
+from zmqmq.model.topics import TopicConfig
+from zmqmq.runtime.main import RunningBroker
+from zmqmq.runtime.os_disk import OSDisk
 from zmqmq.testing import Broker
 
 SETTINGS = {
@@ -66,3 +73,40 @@ def test_a_stop_waits_for_what_is_being_written(tmp_path: Path) -> None:
     with Broker(tmp_path, settings) as broker, broker.connect() as mq:
         assert mq.offsets("t", "end") == {0: 5}
     assert not [*tmp_path.glob("*.tmp")]
+
+
+def test_a_copy_that_is_put_aside_waits_for_the_checkpoint_that_is_being_written(
+    tmp_path: Path,
+) -> None:
+    """Two writers of one file; and the later one would bring back what the log no longer has."""
+    key = LogKey(b"of a topic gone.", 0)
+    disk = OSDisk(tmp_path)
+    flags = {"broker.bind": "127.0.0.1:0", "broker.data_dir": str(tmp_path)}
+
+    async def put_aside() -> None:
+        async with RunningBroker(load(None, {}, flags).config) as running:
+            damaged = tmp_path / key.folder
+            damaged.mkdir(parents=True)
+            (damaged / "00000000000000000000.log").write_bytes(b"damaged")
+            housekeeping = running.server._housekeeping
+            housekeeping.checkpoints[key.folder] = Checkpoint(recovery_point=9)
+            await housekeeping.write()
+            assert read_checkpoints(disk)[key.folder].recovery_point == 9
+            async with housekeeping._writing:
+                running.server._carry_out([OpenLog(key, "t/0", TopicConfig(), quarantine=True)])
+                for _ in range(500):
+                    if not damaged.exists():
+                        break
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                assert key.folder in read_checkpoints(disk)
+                assert not damaged.exists(), "it is opened only without the old checkpoint"
+            for _ in range(500):
+                if key.folder not in read_checkpoints(disk):
+                    break
+                await asyncio.sleep(0.01)
+            assert key.folder not in read_checkpoints(disk)
+
+    asyncio.run(put_aside())
+    aside = tmp_path / QUARANTINE_FOLDER / key.folder.rpartition("/")[2]
+    assert [file.read_bytes() for file in aside.iterdir()] == [b"damaged"]

@@ -108,6 +108,11 @@ class Housekeeping:
         self.checkpoints[folder] = lowered(row, log, to, state)
         await self._write()
 
+    async def discard(self, folder: str) -> None:
+        """A log was put aside: it has no checkpoint any more, durably."""
+        self.forget(folder)
+        await self._write()
+
     def forget(self, folder: str) -> None:
         """A log was deleted."""
         self.checkpoints.pop(folder, None)

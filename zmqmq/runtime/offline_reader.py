@@ -19,12 +19,14 @@ from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.values import TopicDocument
 from zmqmq.core.storage.data_directory import (
     CHECKPOINTS_FILE,
+    key_of,
+    orphans,
     read_checkpoints,
     read_format,
     write_checkpoints,
 )
 from zmqmq.core.storage.disk import Buffer, File
-from zmqmq.core.storage.log import LOGS_FOLDER, Log, LogKey
+from zmqmq.core.storage.log import LOGS_FOLDER, Log
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.reading import read
 from zmqmq.core.storage.recovery import Checkpoint, open_log
@@ -82,7 +84,7 @@ def describe_segment(path: Path) -> Iterator[dict[str, Any]]:
     Without the right folder name the body checksum cannot be judged: `checksum` is then None.
     The last map has `error` where the rest is not a batch. Raises StorageError.
     """
-    key = _key_of(path.parent.name)
+    key = key_of(path.parent.name)
     try:
         data = memoryview(path.read_bytes())
     except OSError as error:
@@ -169,19 +171,23 @@ def _verify(folder: Path) -> tuple[Report, list[Log]]:
     names = _topic_names(folder)
     damaged = []
     for name in disk.list(LOGS_FOLDER):
-        key = _key_of(name)
+        key = key_of(name)
         if key is None:
             report.actions.append(f"{LOGS_FOLDER}/{name} is not the folder of a log: left alone")
             continue
         watching = _WatchingDisk(disk)
         log = open_log(watching, key, TopicConfig(), StorageOptions(), checkpoints.get(key.folder))
-        found = _read_all(log, names.get(key.topic_id, key.topic_id.hex()))
+        found = _read_all(log, (names or {}).get(key.topic_id, key.topic_id.hex()))
         if log.damage is not None:
             found.status, found.detail = "damaged", str(log.damage)
             damaged.append(log)
         elif watching.cuts:
             found.status, found.detail = "torn tail", "; ".join(watching.cuts)
         report.logs.append(found)
+    report.actions += [
+        f"{orphan} is of no topic in metadata.db: left alone, see 'Left over' in docs/storage.md"
+        for orphan in ([] if names is None else orphans(disk, names))
+    ]
     return report, damaged
 
 
@@ -240,17 +246,8 @@ def _cut(disk: OSDisk, log: Log) -> Checkpoint:
     return Checkpoint(log.damage.offset, min(log.start_offset, log.damage.offset))
 
 
-def _key_of(name: str) -> LogKey | None:
-    parts = name.split(".")
-    try:
-        topic, partition, number = parts
-        return LogKey(bytes.fromhex(topic), int(partition), int(number))
-    except ValueError:
-        return None
-
-
-def _topic_names(folder: Path) -> dict[bytes, str]:
-    """Names of topics by id, as far as the embedded store can be read."""
+def _topic_names(folder: Path) -> dict[bytes, str] | None:
+    """Names of topics by id; None where there is no embedded store."""
 
     async def names() -> dict[bytes, str]:
         store = SqliteStore(folder / "metadata.db")
@@ -263,7 +260,7 @@ def _topic_names(folder: Path) -> dict[bytes, str]:
             await store.close()
 
     if not (folder / "metadata.db").is_file():
-        return {}
+        return None
     return asyncio.run(names())
 
 

@@ -57,7 +57,7 @@ from zmqmq.core.meta.store import (
     Put,
     StoreError,
 )
-from zmqmq.core.storage.data_directory import quarantine, write_checkpoints, write_format
+from zmqmq.core.storage.data_directory import orphans, quarantine, write_format
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import LOGS_FOLDER, Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
@@ -83,6 +83,7 @@ HISTORY_KEPT: Final = 1_000
 """Revisions of the metadata store whose history is kept at least."""
 DRAIN_S: Final = 10.0
 """How long a stop waits for the disk."""
+ORPHANS_SHOWN: Final = 20
 
 
 class Server:
@@ -270,7 +271,7 @@ class Server:
                 case ReadCold(token, place):
                     self._in_pool(self._read_cold, token, place)
                 case OpenLog():
-                    self._in_pool(self._open_log, effect)
+                    self._spawn(self._open_log(effect))
                 case DeleteLog(key):
                     self._housekeeping.forget(key.folder)
                     self._in_pool(self._delete_log, key)
@@ -330,24 +331,26 @@ class Server:
             data = error
         return ColdRead(token, data)
 
-    def _open_log(self, effect: OpenLog) -> Event:
+    async def _open_log(self, effect: OpenLog) -> None:
+        """Open a log; before that its damaged copy is put aside if there is one (D5)."""
         log: Log | StorageError
-        checkpoint = self._housekeeping.checkpoints.get(effect.key.folder)
+        key, run = effect.key, self._loop.run_in_executor
         try:
             if effect.quarantine:
-                quarantine(self._disk, effect.key)
-                checkpoint = None
-                self._housekeeping.forget(effect.key.folder)
-                write_checkpoints(self._disk, self._housekeeping.checkpoints)
-            log = open_log(self._disk, effect.key, effect.config, self._options, checkpoint)
+                await run(self._pool, quarantine, self._disk, key)
+                await self._housekeeping.discard(key.folder)
+            checkpoint = self._housekeeping.checkpoints.get(key.folder)
+            how = (self._disk, key, effect.config, self._options, checkpoint)
+            log = await run(self._pool, open_log, *how)
             log.name = effect.name
         except StorageError as error:
             log = error
-            logger.error("log %s cannot be opened: %s", effect.key.folder, error)
+            logger.error("log %s cannot be opened: %s", key.folder, error)
         else:
             if log.damage is not None:
-                logger.error("log %s is damaged at %s", effect.key.folder, log.damage)
-        return LogOpened(effect.key, log)
+                logger.error("log %s is damaged at %s", key.folder, log.damage)
+        self._feed(LogOpened(key, log))
+        self._check_started()
 
     def _delete_log(self, key: LogKey) -> Event:
         folder = key.folder
@@ -442,6 +445,18 @@ class Server:
         items = [event.kv for event in batch.events]
         self._now = self._read_clocks()
         self._carry_out(self._broker.start(self._now, items, batch.revision))
+        self._report_orphans()
+
+    def _report_orphans(self) -> None:
+        found = orphans(self._disk, self._broker.image.topics)
+        if found:
+            logger.warning(
+                "of no topic in metadata.db, and left alone (%d; see 'Left over' in "
+                "docs/storage.md): %s%s",
+                len(found),
+                ", ".join(found[:ORPHANS_SHOWN]),
+                ", ..." if len(found) > ORPHANS_SHOWN else "",
+            )
 
     def _check_started(self) -> None:
         if not self._started.is_set() and self._broker.is_started:

@@ -86,7 +86,6 @@ class Run:
             founder.start()
             founders.append(founder)
         self._await("not founded", FOUNDING_NS, lambda: _busy(founders))
-        self._await("not founded", FOUNDING_NS, self._unknown)
 
     def suffer(self) -> None:
         """The clients work, and the nemesis too."""
@@ -121,13 +120,6 @@ class Run:
         drainer.start()
         self._await("not drained", DRAINING_NS, lambda: () if drainer.is_done else ("drain",))
         self.invariants.finish()
-
-    def _unknown(self) -> Iterable[str]:
-        """Who has not heard yet of what was founded."""
-        for host in self.cluster.hosts:
-            known = () if host.broker is None else host.broker.catalog.by_name
-            if not all(name in known for name in self.topics):
-                yield host.node.name
 
     def _await(self, kind: str, bound: int, open_matters: Callable[[], Iterable[str]]) -> None:
         loop = self.cluster.loop

@@ -6,28 +6,35 @@ within a run depends on none of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import chain, count, islice
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Self
 
 from zmqmq.sim.coverage import missing
 from zmqmq.sim.run import run
 
-ROUND: Final = 50
-"""Seeds of one round and process; at its end all wait for the slowest."""
 RUN_SECONDS_MAX: Final = 300
 """A run that takes longer hangs."""
 REPORT_SECONDS: Final = 60
+LOOK_SECONDS: Final = 0.2
+"""How often it is looked whether it is time to stop."""
+SHOWN: Final = 300
+"""Letters of what was violated, from its beginning and from its end."""
 FILE: Final = "soak.json"
 
 Say = Callable[[str], object]
+Attempt = Callable[[int], "Outcome"]
 
 
 @dataclass(slots=True)
@@ -48,6 +55,8 @@ class Totals:
     """Of all runs into one folder."""
 
     next_seed: int = 1
+    unfinished: list[int] = field(default_factory=list)
+    """Seeds that were begun and have not ended; the next soak begins with them."""
     seeds: int = 0
     simulated_ns: int = 0
     steps: int = 0
@@ -58,9 +67,15 @@ class Totals:
     failures: dict[str, str] = field(default_factory=dict)
     """Seeds, and what was violated."""
 
+    def begin(self, seed: int) -> None:
+        """It is under way from here on."""
+        if seed not in self.unfinished:
+            self.unfinished.append(seed)
+            self.next_seed = seed + 1
+
     def add(self, outcome: Outcome) -> None:
         """One more."""
-        self.next_seed = outcome.seed + 1
+        self.unfinished.remove(outcome.seed)
         self.seeds += 1
         self.simulated_ns += outcome.simulated_ns
         self.steps += outcome.steps
@@ -72,49 +87,13 @@ class Totals:
             self.failures[str(outcome.seed)] = outcome.violation
 
 
-def soak(
-    folder: Path,
-    say: Say,
-    *,
-    minutes: int | None = None,
-    seeds: int | None = None,
-    processes: int | None = None,
-    first: int | None = None,
-) -> int:
-    """Go on where the folder ends. The exit status: 1 if anything failed, ever."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / FILE
-    totals = Totals(**json.loads(file.read_text())) if file.exists() else Totals()
-    if first is not None:
-        totals.next_seed = first
-    count = processes or os.cpu_count() or 1
-    stop = _Stop(None if minutes is None else time.monotonic() + 60 * minutes)
-    say(f"seed {totals.next_seed} on, {totals.seeds} were run before; {count} processes")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(count, _ignore_interrupt) as pool:
-        end = None if seeds is None else totals.next_seed + seeds
-        while not stop.is_due and totals.next_seed != end:
-            before = len(totals.failures)
-            round_end = totals.next_seed + ROUND * count
-            batch = range(totals.next_seed, round_end if end is None else min(round_end, end))
-            _round(pool.imap(attempt, batch), totals, stop, file, say)
-            for seed, violation in list(totals.failures.items())[before:]:
-                say(f"seed {seed} failed: {violation}\n  python -m zmqmq.sim {seed}")
-        pool.terminate()
-    say(describe(totals))
-    return 1 if totals.failures or missing(totals.marks, totals.seeds) else 0
-
-
 def attempt(seed: int) -> Outcome:
     """One run."""
-    signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(RUN_SECONDS_MAX)
     result = run(seed)
-    signal.alarm(0)
     violation = ""
     if result.violations:
         found = result.violations[0]
-        violation = f"{found.kind} {found.where}: {found.detail[:300]}"
+        violation = f"{found.kind} {found.where}: {_shortened(found.detail)}"
     return Outcome(
         seed,
         result.simulated_ns,
@@ -124,6 +103,49 @@ def attempt(seed: int) -> Outcome:
         dict(result.times),
         violation,
     )
+
+
+def soak(
+    folder: Path,
+    say: Say,
+    *,
+    minutes: int | None = None,
+    seeds: int | None = None,
+    processes: int | None = None,
+    first: int | None = None,
+    attempt: Attempt = attempt,
+    seconds_max: int = RUN_SECONDS_MAX,
+) -> int:
+    """Go on where the folder ends. The exit status: 1 if anything failed, ever.
+
+    A seed whose run raises, hangs or ends its process has failed like any other. When told to stop,
+    runs that are under way are broken off; the next soak does them again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FILE
+    totals = _read(file)
+    if first is not None:
+        totals.next_seed, totals.unfinished = first, []
+    workers = processes or os.cpu_count() or 1
+    say(f"seed {totals.next_seed} on, {totals.seeds} were run before; {workers} processes")
+    due = islice(chain(tuple(totals.unfinished), count(totals.next_seed)), seeds)
+    since = reported = time.monotonic()
+    with _Stop(minutes) as stop, _Crew(workers, attempt, seconds_max) as crew:
+        for outcome in crew.outcomes(due, totals.begin, stop):
+            now = time.monotonic()
+            totals.wall_ms += int((now - since) * 1_000)
+            since = now
+            totals.add(outcome)
+            _write(file, totals)
+            if outcome.violation:
+                again = f"python -m zmqmq.sim {outcome.seed}"
+                say(f"seed {outcome.seed} failed: {outcome.violation}\n  {again}")
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                say(describe(totals).partition("\n")[0])
+    _write(file, totals)
+    say(describe(totals))
+    return 1 if totals.failures or missing(totals.marks, totals.seeds) else 0
 
 
 def describe(totals: Totals) -> str:
@@ -147,48 +169,156 @@ def describe(totals: Totals) -> str:
 class _Stop:
     """Told by a signal, or by the time."""
 
-    def __init__(self, deadline: float | None) -> None:
-        self._deadline = deadline
+    def __init__(self, minutes: int | None) -> None:
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._is_told = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._tell)
 
-    @property
+    def __enter__(self) -> Self:
+        self._before = {n: signal.signal(n, self._tell) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def is_due(self) -> bool:
+        """Whether to stop."""
         return self._is_told or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def _tell(self, *_: object) -> None:
         self._is_told = True
 
 
-def _round(outcomes: Iterable[Outcome], totals: Totals, stop: _Stop, file: Path, say: Say) -> None:
-    since = reported = time.monotonic()
-    for outcome in outcomes:
-        now = time.monotonic()
-        totals.wall_ms += int((now - since) * 1_000)
-        since = now
-        totals.add(outcome)
-        if stop.is_due:
-            break
-        if now - reported > REPORT_SECONDS:
-            reported = now
-            say(describe(totals).partition("\n")[0])
-    _write(file, asdict(totals))
+class _Worker:
+    """A process that runs one seed after another."""
+
+    def __init__(self, attempt: Attempt, seconds_max: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._seconds_max = seconds_max
+        self._process = context.Process(target=_work, args=(theirs, attempt, seconds_max))
+        self._process.start()
+        theirs.close()  # the pipe then ends when the process does
+        self.seed: int | None = None
+
+    def begin(self, seed: int) -> None:
+        """Its outcome comes through the pipe."""
+        self.seed = seed
+        with contextlib.suppress(OSError):  # it has died: so the pipe says
+            self.pipe.send(seed)
+
+    def outcome(self) -> Outcome | None:
+        """What came of the seed; None if the process has died."""
+        try:
+            outcome: Outcome = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        self.seed = None
+        return outcome
+
+    def end(self) -> str:
+        """It is not needed any more. How it died, if it was dead."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+        code = self._process.exitcode
+        if code == -signal.SIGALRM:
+            return f"hangs: not done after {self._seconds_max} s"
+        died = f"of {signal.Signals(-code).name}" if code and code < 0 else f"with status {code}"
+        return f"its process died {died}"
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
+class _Crew:
+    """The processes; for one that dies another is started."""
+
+    def __init__(self, size: int, attempt: Attempt, seconds_max: int) -> None:
+        self._workers: list[_Worker] = []
+        self._size, self._attempt, self._seconds_max = size, attempt, seconds_max
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def outcomes(
+        self, due: Iterator[int], begin: Callable[[int], None], stop: _Stop
+    ) -> Iterator[Outcome]:
+        """Run what is due, and tell of each seed that begins."""
+        while not stop.is_due():
+            while (worker := self._idle()) and (seed := next(due, None)) is not None:
+                begin(seed)
+                worker.begin(seed)
+            busy = {worker.pipe: worker for worker in self._workers if worker.seed is not None}
+            if not busy:
+                return
+            for pipe in wait(list(busy), LOOK_SECONDS):
+                assert isinstance(pipe, Connection)
+                worker = busy[pipe]
+                outcome = worker.outcome() or self._bury(worker)
+                if stop.is_due():
+                    return
+                yield outcome
+
+    def _idle(self) -> _Worker | None:
+        if len(self._workers) < self._size:
+            self._workers.append(_Worker(self._attempt, self._seconds_max))
+            return self._workers[-1]
+        return next((worker for worker in self._workers if worker.seed is None), None)
+
+    def _bury(self, worker: _Worker) -> Outcome:
+        # A signal to all processes ends one that has just begun before it is heard here.
+        time.sleep(LOOK_SECONDS)
+        self._workers.remove(worker)
+        assert worker.seed is not None
+        return _failed(worker.seed, worker.end())
+
+
+def _work(pipe: Connection, attempt: Attempt, seconds_max: int) -> None:
+    """What a process does until there is nobody at the other end of the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # who started this process ends it
+    # The kernel's own: an exception might be caught by what hangs.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            seed = pipe.recv()
+            signal.alarm(seconds_max)
+            try:
+                outcome = attempt(seed)
+            except Exception:  # noqa: BLE001 - a seed that fails must not end the others
+                outcome = _failed(seed, f"raised: {_shortened(traceback.format_exc())}")
+            signal.alarm(0)
+            pipe.send(outcome)
+
+
+def _failed(seed: int, why: str) -> Outcome:
+    return Outcome(seed, 0, 0, {}, {}, {}, why)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}"
+
+
+def _read(file: Path) -> Totals:
+    if not file.exists():
+        return Totals()
+    try:
+        kept = json.loads(file.read_text())
+    except ValueError as error:
+        raise SystemExit(f"{file} cannot be read ({error}): move it away to begin anew") from None
+    known = [each.name for each in fields(Totals)]  # others are of another release
+    return Totals(**{name: value for name, value in kept.items() if name in known})
+
+
+def _write(file: Path, totals: Totals) -> None:
     new = file.with_suffix(".tmp")
-    new.write_text(json.dumps(values, indent=1))
+    with new.open("w") as stream:
+        json.dump(asdict(totals), stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
     new.replace(file)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches all processes; who started this one ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _hang(*_: object) -> None:
-    raise TimeoutError(f"a run takes more than {RUN_SECONDS_MAX} s")
 
 
 def _list(counts: dict[str, int]) -> str:

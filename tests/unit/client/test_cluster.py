@@ -432,7 +432,7 @@ class TestTopics:
         tell_from(world, 2)
         world.ids["t"], world.leads["t", 0] = b"another id of it", (2, 1)
         for _ in range(3):
-            tell_from(world, 2)
+            tell(world)
         world.advance(2_000)
         asked = world.take(Api.PRODUCE)
         world.acknowledge(asked, Code.CORRUPT_BATCH)  # as of another topic

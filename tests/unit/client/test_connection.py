@@ -62,8 +62,8 @@ def test_an_answer_goes_to_who_asked_whatever_the_order() -> None:
     world.answer(two, {"items": [2]})
     world.answer(one, {"items": [1]})
 
-    assert first.answers == [Reply({"items": [1]}, [])]
-    assert second.answers == [Reply({"items": [2]}, [])]
+    assert first.answers == [Reply({"items": [1]}, [], 1)]
+    assert second.answers == [Reply({"items": [2]}, [], 1)]
 
 
 def test_a_second_answer_to_one_request_is_ignored() -> None:

@@ -425,6 +425,7 @@ def test_an_unknown_topic_is_told() -> None:
     world.greet()
     for _ in range(3):
         world.tell_metadata()
+        world.greet_all()
         world.advance(200)
 
     assert isinstance(consumer.machine.start_errors[0], NotFoundError)

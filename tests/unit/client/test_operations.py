@@ -258,6 +258,7 @@ def test_an_unknown_topic_is_told() -> None:
     run = running(lambda o: o.offsets("typo", "end"), world)
     for _ in range(3):
         world.tell_metadata()
+        world.greet_all()
         world.advance(200)
     run.look()
 

@@ -486,6 +486,7 @@ def test_an_unknown_topic_fails_its_records_and_no_others() -> None:
     lost = producer.send(topic="typo")
     for _ in range(3):
         world.tell_metadata()
+        world.greet_all()
         world.advance(200)
     assert isinstance(lost.outcome, NotFoundError)
 
@@ -500,6 +501,7 @@ def test_a_topic_that_is_made_later_works_later() -> None:
     producer.send(topic="new")
     for _ in range(3):
         world.tell_metadata()
+        world.greet_all()
         world.advance(200)
     world.topics["new"] = 1
     batch = producer.send(topic="new")
@@ -609,6 +611,7 @@ def test_a_topic_made_anew_gets_what_was_not_stored_in_the_old_one() -> None:
         for sent in world.take_all(Api.PRODUCE):
             world.acknowledge(sent, Code.UNKNOWN_TOPIC)
         world.tell_metadata()
+        world.greet_all()
     world.advance(2_000)
     again = world.take(Api.PRODUCE)
 

@@ -288,6 +288,7 @@ def test_a_topic_that_does_not_exist_fails_its_records() -> None:
     delivery = sender.send(b"v", topic="typo")
     for _ in range(3):
         sender.world.tell_metadata()
+        sender.world.greet_all()
         sender.world.advance(200)
 
     assert isinstance(delivery.exception(0), NotFoundError)

@@ -12,7 +12,7 @@ from tests.support.documents import TOPIC, broker, partition
 from tests.support.memory_store import MemoryStore
 from zmqmq.core.control.commits import Moment, Then
 from zmqmq.core.control.image import Image
-from zmqmq.core.control.membership import DRAIN_NS, Membership, Process, missing_logs
+from zmqmq.core.control.membership import DRAIN_NS, Membership, Process
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, UnavailableError
 from zmqmq.core.meta.values import BrokerDocument, LiveDocument, PartitionDocument
@@ -348,17 +348,6 @@ def test_d5_too_many_to_list_is_all() -> None:
     stand.machine.begin(stand.now)
     (document,) = stand.registrations
     assert (document.since_fsync, document.since_clean) == (None, None)
-
-
-def test_d5_a_log_that_is_missing_and_was_there() -> None:
-    stand = Stand()
-    stand.partition(partition((1, 2), leader=(1, 1), isr=[(1, 1)]))
-    values = replace(NEW, since_fsync=1)
-    assert missing_logs(stand.image, 1, values, [], [FOLDER]) == [FOLDER]
-    assert missing_logs(stand.image, 1, values, [FOLDER], [FOLDER]) == []
-    assert missing_logs(stand.image, 1, values, [], []) == [], "it was never made"
-    assert missing_logs(stand.image, 3, values, [], [FOLDER]) == [], "another's"
-    assert missing_logs(stand.image, 1, values.without(FOLDER), [], [FOLDER]) == []
 
 
 # Stopping

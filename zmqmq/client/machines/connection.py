@@ -127,7 +127,7 @@ class Connection:
         self.address = address
         self.phase = Phase.IDLE
         self.limits = Limits()
-        self.broker: int | None = None
+        self.broker = -1  # until HELLO names it
         self.broker_epoch = 0
         self.last_failure = "not tried yet"
         """What became of the last attempt, in words."""
@@ -285,7 +285,7 @@ class Connection:
         if ERROR in fields:
             self._refused(now, call, fields[ERROR])
         else:
-            call.on_answer(now, Reply(fields, body))
+            call.on_answer(now, Reply(fields, body, self.broker))
         self._send_queued()
 
     def handle_link(self, now: int, link: Link) -> None:

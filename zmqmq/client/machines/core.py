@@ -227,7 +227,7 @@ class Core:
             elif error is not None:
                 self.effects.append(Rejected(promise, error))
             elif now >= deadline:
-                detail = f"topic {name!r}: no broker answered; {self.network.failures()}"
+                detail = f"topic {name!r}: {self.routing.open_question(name)}"
                 self.effects.append(Rejected(promise, DisconnectedError(detail)))
             else:
                 continue

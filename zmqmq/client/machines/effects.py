@@ -145,6 +145,8 @@ class Reply(NamedTuple):
 
     fields: Fields
     body: Sequence[Body]
+    broker: int
+    """Who answered."""
 
 
 class Failure(NamedTuple):

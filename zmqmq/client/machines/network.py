@@ -11,7 +11,7 @@ is silent, shuts down, or may be cut off from the others is left for another.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from zmqmq.client.machines.connection import Connection, Identity, Phase
@@ -107,6 +107,24 @@ class Network:
         connection = self.connections.get(address)
         # Ready, and yet not this broker: somebody else lives there by now.
         return connection is not None and (connection.failures > 0 or connection.is_ready)
+
+    def has_others(self, brokers: Collection[int]) -> bool:
+        """Whether there is a broker besides these, as far as is known; it may be out of reach."""
+        for address in self._servers:
+            connection = self.connections.get(address)
+            # METADATA knows who there is. A bootstrap server that it does not name counts only
+            # until it was tried: then it is one of these by another name, or nobody.
+            if connection is None or (
+                connection.failures == 0 and connection.broker not in brokers
+            ):
+                return True
+        return any(broker not in brokers for broker in self.addresses)
+
+    def ask_others(self, now: int, broker: int) -> None:
+        """Somebody wants to hear another broker than this one."""
+        for connection in self.connections.values():
+            if connection.broker == broker:
+                connection.doubt(now)
 
     def request_any(
         self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer

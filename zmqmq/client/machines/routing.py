@@ -6,12 +6,12 @@ partitions that lose their leader together make one request.
 
 Any broker may answer, and one that lags tells of the past. So of each partition the highest leader
 epoch counts that any broker has told of, and a topic is another one, or gone, only when that was
-said several times in a row.
+said several times in a row, and not by one broker alone where there are more.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
 from zmqmq.client.machines.connection import Connection
@@ -41,7 +41,8 @@ NAMES_BYTES_MAX: Final = 32_768
 """Longer lists of names ask for all topics: the header of a request has 64 KiB."""
 UNKNOWN_ANSWERS_MAX: Final = 3
 """So many times in a row a topic must be unknown, or have another id, before that counts: a topic
-that was made a moment ago may not have reached the broker that was asked."""
+that was made a moment ago may not have reached the broker that was asked. Each time somebody else
+is asked if there is somebody else; if none of them answers, nothing is final."""
 
 
 class Topic(NamedTuple):
@@ -71,8 +72,8 @@ class Routing:
         self._timeout = request_timeout
         # Shorter than the pause of those who were refused: they then know better where to go.
         self._backoff = Backoff(chance, first=40 * MS, longest=1_000 * MS)
-        self._wanted: dict[str, int] = {}
-        """Topics that somebody uses, and how often in a row the answer spoke against them."""
+        self._wanted: dict[str, list[int]] = {}
+        """Topics that somebody uses, and the brokers that spoke against them, in a row."""
         self._disturbed_at = -CALM_AFTER
         """When somebody found the image out of date last."""
         self._is_asking = False
@@ -84,7 +85,7 @@ class Routing:
         in `topics` and in `unknown`."""
         topic = self.topics.get(name)
         if topic is None and name not in self._wanted:
-            self._wanted[name] = 0
+            self._wanted[name] = []
             self._ask_at = min(self._ask_at, now)
             self._news.is_fresh = True
         return topic
@@ -204,6 +205,17 @@ class Routing:
         topic = self.topics.get(name)
         return topic.epochs[partition] if topic and partition < len(topic.epochs) else 0
 
+    def open_question(self, name: str) -> str:
+        """Why it is not known yet whether there is such a topic, for an error message."""
+        against = self._wanted.get(name)
+        if not against:
+            return f"no broker answered; {self._network.failures()}"
+        told = ", ".join(str(broker) for broker in dict.fromkeys(against))
+        return (
+            f"broker {told} has not heard of it, which is no proof; no other one answered; "
+            f"{self._network.failures()}"
+        )
+
     def handle_time(self, now: int) -> None:
         """Ask if it is time."""
         if self._is_asking or now < self._ask_at or not self._wanted:
@@ -228,7 +240,7 @@ class Routing:
             self._ask_at = now + self._backoff.next_delay()
             return
         try:
-            has_gaps = self._read(answer.fields)
+            has_gaps = self._read(now, answer)
         except (ProtocolError, KeyError, TypeError, ValueError):
             has_gaps = True
         if has_gaps:
@@ -240,8 +252,9 @@ class Routing:
         if any(name not in self._asked for name in self._wanted):
             self._ask_at = now  # wanted since the question went out
 
-    def _read(self, fields: dict[str, Any]) -> bool:
+    def _read(self, now: int, answer: Reply) -> bool:
         """Take the answer in; whether something that is wanted is missing from it."""
+        fields = answer.fields
         self._network.note_brokers({entry[0]: entry[1] for entry in fields["brokers"]})
         has_gaps = False
         for entry in fields["topics"]:
@@ -249,7 +262,8 @@ class Routing:
             if name not in self._wanted or name not in self._asked:
                 continue
             if "error" in entry:
-                has_gaps |= self._note_refusal(name, error_from_wire(entry["error"]))
+                error = error_from_wire(entry["error"])
+                has_gaps |= self._note_refusal(now, name, error, answer.broker)
                 continue
             leaders = tuple(p[0] for p in entry["partitions"])
             epochs = tuple(p[1] for p in entry["partitions"])
@@ -257,28 +271,39 @@ class Routing:
             topic = Topic(name, bytes(entry["id"]), leaders, epochs, copies)
             known = self.topics.get(name)
             if known is not None and known.id != topic.id:
-                self._wanted[name] += 1
-                if self._wanted[name] < UNKNOWN_ANSWERS_MAX:
+                if not self._is_certain(now, name, answer.broker):
                     has_gaps = True
                     continue
             elif known is not None:
                 topic = _newest(known, topic)
-            self._wanted[name] = 0
+            self._wanted[name] = []
             self.unknown.pop(name, None)
             self.topics[name] = topic
             has_gaps |= None in topic.leaders
         return has_gaps
 
-    def _note_refusal(self, name: str, error: WireError) -> bool:
+    def _note_refusal(self, now: int, name: str, error: WireError, broker: int) -> bool:
         """Whether to ask for the topic once more."""
-        self._wanted[name] += 1
-        is_final = error.code is not Code.UNKNOWN_TOPIC and not error.retriable
-        if not is_final and self._wanted[name] < UNKNOWN_ANSWERS_MAX:
-            return True
         if error.retriable:
+            return True
+        if error.code is Code.UNKNOWN_TOPIC and not self._is_certain(now, name, broker):
             return True
         self.topics.pop(name, None)
         self.unknown[name] = error
+        return False
+
+    def _is_certain(self, now: int, name: str, broker: int) -> bool:
+        """A broker spoke against a topic: whether that is enough. If not, another one is asked."""
+        if name in self.unknown:
+            return True
+        against = self._wanted[name]
+        if len(against) < UNKNOWN_ANSWERS_MAX or broker not in against:
+            against.append(broker)
+        if len(against) >= UNKNOWN_ANSWERS_MAX and (
+            len(set(against)) > 1 or not self._network.has_others(against)
+        ):
+            return True
+        self._network.ask_others(now, broker)
         return False
 
 

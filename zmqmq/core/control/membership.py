@@ -24,7 +24,7 @@ from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import Commit, If, Put, StoreError
 from zmqmq.core.meta.values import BrokerDocument, LiveDocument
 from zmqmq.core.storage.data_directory import Format
-from zmqmq.core.storage.log import LOGS_FOLDER, LogKey
+from zmqmq.core.storage.log import LOGS_FOLDER
 from zmqmq.errors import StorageError
 
 DRAIN_NS: Final = 10 * 10**9
@@ -340,25 +340,3 @@ class Membership:
             self._flag_pause.fail(now)
         else:
             self._flag_pause.reset()
-
-
-def missing_logs(
-    image: Image,
-    broker_id: int,
-    values: Format,
-    folders: Collection[str],
-    remembered: Collection[str],
-) -> list[str]:
-    """Folders of logs that this broker should have and has not (D5).
-
-    Only those that are in the checkpoints count: one that is in no checkpoint was never made, and
-    a replica that was in the ISR from the beginning lacks nothing as long as it confirmed nothing.
-    """
-    wanted = [LogKey(*place).folder for place in image.held.get(broker_id, ())]
-    return [
-        folder
-        for folder in wanted
-        if folder in remembered
-        and folder not in folders
-        and values.unvouched.get(folder, 0) is not None
-    ]

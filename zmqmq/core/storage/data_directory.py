@@ -16,7 +16,7 @@ is.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as changed
 from typing import Final
@@ -64,6 +64,26 @@ class Format:
         if len(unvouched) > UNVOUCHED_MAX:
             return changed(self, since_fsync=None, since_clean=None, unvouched={})
         return changed(self, unvouched=unvouched)
+
+
+def key_of(name: str) -> LogKey | None:
+    """Which log a folder in logs/ is of; None if it is none."""
+    try:
+        topic, partition, number = name.split(".")
+        key = LogKey(bytes.fromhex(topic), int(partition), int(number))
+    except ValueError:
+        return None
+    return key if key.folder == f"{LOGS_FOLDER}/{name}" else None
+
+
+def orphans(disk: Disk, topics: Container[bytes]) -> list[str]:
+    """Folders of logs whose topic is none of these.
+
+    They stay where they are. A topic that was deleted while this broker was down, or whose deletion
+    a crash has stopped, looks like one that a metadata.db of yesterday does not know yet (C12).
+    """
+    keys = [key_of(name) for name in disk.list(LOGS_FOLDER)]
+    return [key.folder for key in keys if key is not None and key.topic_id not in topics]
 
 
 def read_format(disk: Disk) -> Format | None:
