@@ -11,6 +11,7 @@ said several times in a row, and not by one broker alone where there are more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
@@ -323,6 +324,6 @@ def _newest(known: Topic, told: Topic) -> Topic:
     return told._replace(leaders=tuple(leaders), epochs=tuple(epochs), copies=tuple(copies))
 
 
-def _copies_of(entry: list[Any]) -> tuple[int, ...]:
+def _copies_of(entry: Sequence[object]) -> tuple[int, ...]:
     told = entry[2] if len(entry) > 2 else None
     return tuple(b for b in told if type(b) is int) if type(told) is list else ()
