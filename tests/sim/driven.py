@@ -365,8 +365,8 @@ class Reader(ConsumingClient):
     @property
     def offsets(self) -> list[int]:
         """What it was handed."""
-        polls = [e.value for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
-        return [offset for poll in polls for offset, _ in poll.records]
+        mine = [e for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
+        return [offset for e in mine if e.type == OK for offset, _ in e.value.records]
 
     @property
     def positions(self) -> dict[tuple[str, int], int]:

@@ -168,7 +168,8 @@ REQUESTS: Final[dict[Api, Schema]] = {
         "group": _GROUP,
         "offsets": Field(
             "list",
-            "[topic id bin 16, partition, next offset, leader epoch, note str]",
+            "[topic id bin 16, partition, next offset, leader epoch of the record before it or "
+            "0, note str]",
             minimum=1,
             maximum=ENTRIES_MAX,
         ),
@@ -286,7 +287,7 @@ REPLIES: Final[dict[Api, Schema]] = {
     Api.OFFSET_FETCH: {
         "offsets": Field(
             "list",
-            "[topic id bin 16, partition, next offset, leader epoch, note, commit time ms]; "
+            "[topic id bin 16, partition, next offset, leader epoch or 0, note, commit time ms]; "
             "partitions without a committed offset are left out",
         ),
     },

@@ -3,9 +3,12 @@ committed offset forgotten."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.sim.driven import Driven, Reader
 from zmqmq.model.groups import offsets_partition
 from zmqmq.model.names import OFFSETS_TOPIC
+from zmqmq.sim.history import FAIL, POLL
 
 
 def test_schedule_37_redpanda_3039_a_batch_that_comes_again_after_a_failover_is_known() -> None:
@@ -123,3 +126,52 @@ def test_what_is_told_to_be_committed_is_the_latest() -> None:
     d.run(2)
     d.place = topic
     d.finish()
+
+
+def test_f12_a_group_hears_that_what_it_has_read_was_lost() -> None:
+    """A group commits behind a record that only the leader has. That one dies, and an unclean
+    election gives the partition to another, which has other records there by the time somebody
+    goes on for the group.
+
+    The offset alone says nothing; the leader epoch that was committed with it does."""
+    d = Driven(min_isr=1)
+    topic = d.place
+    reader, old, one, two = begin_group(d)
+    offsets, d.place = d.place, topic
+    d.elect(one)
+    d.until(lambda: d.is_following(old, one) and d.is_following(two, one), "another one leads")
+    d.separate(one, old, two)
+    d.leave_isr(old, two)
+    d.send_acked()
+    d.until(lambda: reader.offsets == [0, 1], "it is read")
+    reader.commit()
+    d.until(lambda: reader.is_idle, "the offset is committed")
+    d.kill(one)
+    d.place = offsets
+    d.leave_isr(one)
+    d.place = topic
+    was = d.document
+    gone = replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr)
+    d.write(gone)
+    leader, epoch = d.member(two), gone.leader_epoch + 1
+    d.write(
+        replace(
+            gone,
+            leader=leader,
+            leader_epoch=epoch,
+            isr=(leader,),
+            elr=(),
+            rec=epoch,
+            recovering=True,
+        )
+    )
+    d.until(lambda: d.is_leading(two), "two leads")
+    other = d.hand("p2")
+    sent = [other.send(), other.send()]
+    d.until(lambda: all(s.is_acked for s in sent), "other records stand there")
+
+    late = d.reader("late", "g")
+    d.until(lambda: late.offsets == [0, 1, 2], "it has begun anew")
+    (refused,) = [e.value for e in late.history.entries if (e.f, e.type) == (POLL, FAIL)]
+    assert refused.code == "OFFSET_OUT_OF_RANGE"
+    assert "from offset 1 on records were lost" in refused.detail

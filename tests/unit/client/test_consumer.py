@@ -498,11 +498,52 @@ class TestCommits:
         consumer.machine.auto_commit(world.now, {("t", 0): 5})
         world.step()
         sent = world_take_commit(world)
-        assert sent.fields["offsets"] == [[id_of("t"), 0, 5, 1, ""]]
+        assert sent.fields["offsets"] == [[id_of("t"), 0, 5, 0, ""]]
         world.answer(sent, {"results": [None]})
         consumer.machine.auto_commit(world.now, {("t", 0): 5})
         world.step()
         assert world.take_all(Api.OFFSET_COMMIT) == []
+
+    def test_f12_the_epoch_of_the_record_before_goes_with_an_offset(self) -> None:
+        consumer = fetching(group="g", auto_commit=False)
+        world = consumer.world
+        old, new = (stored_batch(base, [b"a", b"b"], epoch=base + 1) for base in (0, 2))
+        answer_fetch(world, world.take(Api.FETCH), {0: old + new})
+        commits = consumer.machine.commits
+        assert commits is not None
+
+        def epoch_with(offset: int) -> int:
+            commits.commit(world.now, {("t", 0): offset}, world.now + 5_000 * MS, None)
+            world.step()
+            sent = world_take_commit(world)
+            world.answer(sent, {"results": [None]})
+            epoch: int = sent.fields["offsets"][0][3]
+            return epoch
+
+        assert [epoch_with(offset) for offset in range(6)] == [0, 0, 0, 3, 3, 0]
+        answer_fetch(world, world.take(Api.FETCH), {0: stored_batch(4, [b"c"], epoch=3)})
+        assert [epoch_with(offset) for offset in (2, 3, 5)] == [0, 3, 3]
+        consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 4))
+        assert epoch_with(4) == 0
+
+    @pytest.mark.parametrize(("epoch", "told"), [(0, None), (3, 3)])
+    def test_f12_whoever_goes_on_says_in_which_epoch_the_record_before_was_read(
+        self, epoch: int, told: int | None
+    ) -> None:
+        world = World()
+        consumer = Fetching(world, start=Place(PlaceKind.STORED), group="g", auto_commit=False)
+        world.greet()
+        world.tell_metadata()
+        world.advance(1)
+        world.answer(
+            world.take(Api.OFFSET_FETCH), {"offsets": [[id_of("t"), 0, 9, epoch, "", START_MS]]}
+        )
+        assert world.take(Api.FETCH).fields["partitions"][0][5] == told
+        commits = consumer.machine.commits
+        assert commits is not None
+        commits.commit(world.now, {("t", 0): 9}, world.now + 5_000 * MS, None)
+        world.step()
+        assert world_take_commit(world).fields["offsets"][0][3] == epoch
 
     def test_there_are_none_without_a_group(self) -> None:
         consumer = fetching()

@@ -28,7 +28,7 @@ from zmqmq.client.machines.effects import (
 )
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.routing import MOVED, Routing
-from zmqmq.client.machines.stream import Stream
+from zmqmq.client.machines.stream import EPOCH_UNKNOWN, Stream
 from zmqmq.errors import (
     Code,
     ProtocolError,
@@ -142,10 +142,9 @@ class Commits:
 
     def _send(self, now: int, connection: Connection, commit: _Commit) -> None:
         self._is_asking = True
-        routing = self._routing
         entries = [
-            (self._id_of(name, partition), partition, offset, routing.epoch(name, partition), "")
-            for (name, partition), offset in commit.parts[0].items()
+            (self._id_of(*where), where[1], offset, self._epoch_at(where, offset), "")
+            for where, offset in commit.parts[0].items()
         ]
         fields = {
             "group": self._group,
@@ -162,6 +161,11 @@ class Commits:
         if stream is not None and stream.topic_id:
             return stream.topic_id
         return self._routing.topics[name].id
+
+    def _epoch_at(self, where: tuple[str, int], offset: int) -> int:
+        """So that whoever goes on there hears if what was read is no more (F12)."""
+        stream = self._streams.get(where)
+        return EPOCH_UNKNOWN if stream is None else stream.epoch_at(offset)
 
     def _take_answer(self, connection: Connection, now: int, answer: Reply | Failure) -> None:
         self._is_asking = False

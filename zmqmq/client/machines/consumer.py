@@ -392,7 +392,7 @@ class Consumer:
 
     def _take(self, stream: Stream, topic_id: bytes, position: int, data: Any) -> None:  # noqa: ANN401
         try:
-            next_offset, epoch = end_of_batches(data)
+            next_offset, epoch, since = end_of_batches(data)
         except CorruptDataError as error:
             stream.is_stopped = True
             self._fail(CorruptDataError(f"{stream!r}: {error}"))
@@ -401,7 +401,7 @@ class Consumer:
         self.chunks.append(
             Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
         )
-        stream.position, stream.last_epoch = max(next_offset, position), epoch
+        stream.advance(max(next_offset, position), epoch, since)
         # It goes to the end: an answer is filled in the order of the question, and no partition
         # shall always be the last one.
         key = stream.topic, stream.partition

@@ -110,15 +110,15 @@ class Places:
     ) -> None:
         entries = answer.fields.get("offsets") if isinstance(answer, Reply) else None
         error: ZmqmqError | None = None
-        found: dict[tuple[bytes, int], int] = {}
+        found: dict[tuple[bytes, int], tuple[int, int]] = {}
         if isinstance(answer, Failure):
             error = answer.error
         elif type(entries) is not list or not all(
-            type(e) is list and len(e) >= 3 and type(e[2]) is int for e in entries
+            type(e) is list and len(e) >= 4 and type(e[2]) is type(e[3]) is int for e in entries
         ):
             error = ProtocolError(f"OFFSET_FETCH was answered with {entries!r:.100}")
         else:
-            found = {(bytes(e[0]), e[1]): e[2] for e in entries}
+            found = {(bytes(e[0]), e[1]): (e[2], e[3]) for e in entries}
         may_retry = isinstance(error, WireError) and error.retriable
         if error is not None and self._group is not None:
             self._routing.note_coordinator_error(now, self._group, coordinator, error)
@@ -131,11 +131,12 @@ class Places:
             elif error is not None:
                 self._on_placed(stream, error)
             else:
-                offset = found.get((stream.topic_id, stream.partition))
-                # Nothing committed yet: the start, looked up like any other place.
-                stream.place = (
-                    Place(PlaceKind.START) if offset is None else Place(PlaceKind.OFFSET, offset)
-                )
+                committed = found.get((stream.topic_id, stream.partition))
+                if committed is None:
+                    stream.place = Place(PlaceKind.START)  # looked up like any other place
+                else:
+                    stream.place = Place(PlaceKind.OFFSET, committed[0])
+                    stream.resume(*committed)
 
     def _forget(self, stream: Stream, generation: int) -> None:
         if self._asking.get(stream) == generation:

@@ -13,6 +13,9 @@ from zmqmq.errors import CorruptDataError
 _SIZES: Final = Struct(">QII32xI")
 """Base offset, size, leader epoch and last offset delta of a batch header."""
 
+EPOCH_UNKNOWN: Final = 0
+"""In the place of the leader epoch of a committed offset."""
+
 
 class PlaceKind(enum.Enum):
     """How a place in a partition is described."""
@@ -49,6 +52,7 @@ class Stream:
 
     __slots__ = (
         "end",
+        "epoch_since",
         "generation",
         "is_paused",
         "is_stopped",
@@ -86,6 +90,8 @@ class Stream:
         """Whether an error was told that only a seek can mend."""
         self.last_epoch: int | None = None
         """The leader epoch of what was fetched last, which ends at `position` (F12)."""
+        self.epoch_since = 0
+        """Whoever goes on between here and `position` has read its last record in that epoch."""
         self.stop_at: int | None = None
         """With stop_at_end: the end when the consumer began."""
         self.not_before = 0
@@ -101,6 +107,24 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.topic}/{self.partition} at {self.position}>"
+
+    def advance(self, position: int, epoch: int, since: int) -> None:
+        """It was fetched up to `position`; `since` is the first batch of the last epoch there."""
+        if epoch != self.last_epoch:
+            self.last_epoch, self.epoch_since = epoch, since + 1
+        self.position = position
+
+    def resume(self, offset: int, epoch: int) -> None:
+        """The group has committed this, and in which leader epoch the record before was read."""
+        if epoch > EPOCH_UNKNOWN:
+            self.last_epoch, self.epoch_since = epoch, offset
+
+    def epoch_at(self, offset: int) -> int:
+        """The leader epoch of the record before an offset, to be committed with it."""
+        last = self.last_epoch
+        if last is None or not self.epoch_since <= offset <= self.position:
+            return EPOCH_UNKNOWN
+        return last
 
     @property
     def is_done(self) -> bool:
@@ -131,14 +155,15 @@ class Chunk(NamedTuple):
     data: Body
 
 
-def end_of_batches(data: Body) -> tuple[int, int]:
-    """The offset behind the last batch of a body frame, and its leader epoch, from the headers
-    alone.
+def end_of_batches(data: Body) -> tuple[int, int, int]:
+    """The offset behind the last batch of a body frame, its leader epoch, and the offset of the
+    first batch of that epoch there, from the headers alone.
 
     The reader checks the checksums before it hands anything out; this only has to know where to
     fetch on. Raises CorruptDataError when the headers do not lead from one to the next.
     """
-    position = next_offset = epoch = 0
+    position = next_offset = since = 0
+    last = EPOCH_UNKNOWN
     size = len(data)
     while position < size:
         if size - position < HEADER_SIZE:
@@ -148,6 +173,8 @@ def end_of_batches(data: Body) -> tuple[int, int]:
             raise CorruptDataError(
                 f"batch at offset {base} says {batch_size} bytes, {size - position} are there"
             )
+        if epoch != last:
+            last, since = epoch, base
         next_offset = base + delta + 1
         position += batch_size
-    return next_offset, epoch
+    return next_offset, last, since
