@@ -106,10 +106,14 @@ def test_lost_records_are_no_measurement(target: Target) -> None:
 
 
 def test_a_ramp_goes_on_until_the_rate_no_longer_follows(target: Target) -> None:
-    unreachable = 20_000_000
-    steps = list(ramp(target, size=100, seconds=0.1, steps=(1000, unreachable, 2 * unreachable)))
+    unreachable = 5_000_000
+    rates = (100, unreachable, 2 * unreachable)
+    for _ in range(5):  # a machine that does something else meanwhile may not follow at 100 either
+        steps = list(ramp(target, size=100, seconds=0.2, steps=rates))
+        if len(steps) > 1:
+            break
 
-    assert [done.more["offered_per_second"] for done in steps] == [1000, unreachable]
+    assert [done.more["offered_per_second"] for done in steps] == [100, unreachable]
     last = steps[-1].as_dict()
     assert last["follows"] is False
     assert last["achieved_per_second"] < unreachable
