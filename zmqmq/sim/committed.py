@@ -34,25 +34,18 @@ class Committed:
         """The true high watermark."""
         self.shadow = Shadow(0)
         self.is_compacted = False
-        """Batches may be replaced by smaller ones: only offsets count."""
+        """In copies batches may be replaced by smaller ones, or covered by others."""
         self._sequences: dict[tuple[int, int, int], Batch] = {}
-
-    def compact(self) -> None:
-        """From now on only offsets count."""
-        self.is_compacted = True
-        self.shadow = Shadow(self.end)
-        self._sequences.clear()
 
     def grow(self, batches: Sequence[Batch], end: int, fail: Fail) -> None:
         """A leader has committed these (I11, I13)."""
-        if not self.is_compacted:
-            for batch in batches:
-                if batch.base != self.shadow.end:
-                    fail("I11", f"batch {batch} was committed behind offset {self.shadow.end}")
-                self.shadow.add(batch)
-                self._note_producer(batch, fail)
-            if self.shadow.end != end:
-                fail("I3", f"{end} is committed, and lies within a batch")
+        for batch in batches:
+            if batch.base != self.shadow.end:
+                fail("I11", f"batch {batch} was committed behind offset {self.shadow.end}")
+            self.shadow.add(batch)
+            self._note_producer(batch, fail)
+        if self.shadow.end != end:
+            fail("I3", f"{end} is committed, and lies within a batch")
         self.end = end
 
     def _note_producer(self, batch: Batch, fail: Fail) -> None:
@@ -68,32 +61,34 @@ class Committed:
 
     def cut(self, to: int) -> None:
         """The rest was lost, and flagged as such."""
-        if not self.is_compacted:
-            for batch in self.shadow.between(to, self.end):
-                if batch.producer is not None:
-                    del self._sequences[batch.producer]
-            self.shadow.cut(to)
+        for batch in self.shadow.between(to, self.end):
+            if batch.producer is not None:
+                del self._sequences[batch.producer]
+        self.shadow.cut(to)
         self.end = to
 
     def kept_by(self, copy: Shadow) -> int:
         """How much of it a copy has."""
-        if self.is_compacted:
-            return min(copy.end, self.end)
         return self.shadow.common_end(copy) if self.end else 0
 
     def lacks(self, copy: Shadow) -> str:
         """What a copy lacks of it; nothing if it has everything."""
         if copy.end < self.end:
             return f"it ends at {copy.end}, and {self.end} is committed"
-        if self.is_compacted or copy.start >= self.end:
+        if copy.start >= self.end:
             return ""
         return self.differs(copy, self.end)
 
     def differs(self, copy: Shadow, end: int) -> str:
         """Whether a copy has something else below `end`, which is committed."""
-        if self.is_compacted or end <= max(copy.start, self.shadow.start):
+        if end <= max(copy.start, self.shadow.start):
             return ""
         has, should = copy.ending(end), self.shadow.ending(end)
-        if has == should and has is not None:
+        if has is None:
+            is_same = self.is_compacted and end < self.end
+        else:
+            is_same = should is not None and has.epoch == should.epoch
+            is_same = is_same and (self.is_compacted or has == should)
+        if is_same:
             return ""
         return f"below {end} it has {has or 'the midst of a batch'}, and committed is {should}"

@@ -166,10 +166,8 @@ class Copy:
         for batch, _ in stored(
             self.life.disk, log, shadow.end, end, tail=self._tail, former=self._former
         ):
-            if lineage is None:
-                shadow.skip(batch.next)
-                continue
-            lineage.note(batch, shadow.last, str(self.life), fail)
+            if lineage is not None:
+                lineage.note(batch, shadow.last, str(self.life), fail)
             shadow.add(batch)
 
     def _check_epochs(self, log: Log, fail: Fail) -> None:

@@ -52,6 +52,7 @@ class Sending(NamedTuple):
     value: bytes
     acks: int
     is_idempotent: bool
+    key: bytes | None = None
 
 
 class Stored(NamedTuple):

@@ -128,12 +128,6 @@ class Shadow:
         self._nexts.append(batch.next)
         self.end = batch.next
 
-    def skip(self, to: int) -> None:
-        """The copy reaches to there, and what stands in it does not matter."""
-        self.batches.clear()
-        self._nexts.clear()
-        self.end = to
-
     def cut(self, to: int) -> None:
         """Forget what ends behind `to`."""
         keep = bisect_right(self._nexts, to)
@@ -170,7 +164,8 @@ class Shadow:
     def common_end(self, other: Shadow) -> int:
         """How far two copies are the same, if they have anything of the same offsets."""
         for batch in reversed(self.batches):
-            if other.ending(batch.next) == batch:
+            its = other.ending(batch.next)
+            if its is not None and its.epoch == batch.epoch:  # so all before are the same (I2)
                 return batch.next
         return max(self.start, other.start)
 

@@ -68,7 +68,7 @@ class Run:
         self.topics = {name: plan.partitions for name, plan in world.topics.items()}
         brokers = world.cluster.brokers
         stage = self.cluster.stage
-        self.clients = make_clients(stage, world.clients, self.topics, brokers)
+        self.clients = make_clients(stage, world.clients, world.topics, brokers)
         self.nemesis = Nemesis(self.cluster, self.clients)
 
     def found(self) -> None:
@@ -136,9 +136,11 @@ class Run:
         for loss in self.invariants.losses:
             losses.setdefault((loss.topic, loss.partition), []).append((loss.start, loss.end))
         trimmed = [name for name, plan in self.world.topics.items() if plan.is_trimmed]
+        compacted = [name for name, plan in self.world.topics.items() if plan.is_compacted]
         # The one copy of a partition that has no other is offline when its disk has failed.
         failed = self.nemesis.census["disk_fails"] + self.nemesis.census["full_disk"]
-        return Allowed(losses, trimmed, (Code.STORAGE_OFFLINE.name,) if failed else ())
+        refusals = (Code.STORAGE_OFFLINE.name,) if failed else ()
+        return Allowed(losses, trimmed, refusals, compacted)
 
 
 def run(

@@ -48,6 +48,11 @@ class TopicPlan(NamedTuple):
     config: Mapping[str, object]
 
     @property
+    def is_compacted(self) -> bool:
+        """Whether only the newest record of each key must stay."""
+        return self.config.get("cleanup") == "compact"
+
+    @property
     def is_trimmed(self) -> bool:
         """Whether retention takes from it."""
         return "retention_bytes" in self.config
@@ -88,6 +93,7 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
     stream = chance.stream("swarm")
     brokers = stream.choice((3, 3, 3, 3, 3, 3, 3, 2, 1))
     topics = _draw_topics(stream, brokers)
+    topics = _draw_compaction(chance.stream("swarm/compaction"), topics)
     places = chance.stream("places")
     racks = places.choice((0, 0, 2, 3))
     cluster = ClusterOptions(
@@ -108,9 +114,11 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
 
 
 def make_clients(
-    stage: Stage, plans: Sequence[ClientPlan], topics: Mapping[str, int], brokers: int
+    stage: Stage, plans: Sequence[ClientPlan], drawn: Mapping[str, TopicPlan], brokers: int
 ) -> dict[str, SimClient]:
     """The clients, not started, by the names of their nodes."""
+    topics = {name: plan.partitions for name, plan in drawn.items()}
+    compacted = [name for name, plan in drawn.items() if plan.is_compacted]
     made: dict[str, SimClient] = {}
     for plan in plans:
         name, think = plan.name, plan.think_ms
@@ -118,7 +126,13 @@ def make_clients(
         match plan.kind:
             case "produce":
                 client = ProducingClient(
-                    stage, name, topics, think, acks=plan.acks, idempotent=plan.idempotent
+                    stage,
+                    name,
+                    topics,
+                    think,
+                    acks=plan.acks,
+                    idempotent=plan.idempotent,
+                    compacted=compacted,
                 )
             case "consume":
                 client = ConsumingClient(
@@ -161,6 +175,20 @@ def _draw_topics(stream: Stream, brokers: int) -> dict[str, TopicPlan]:
             config["unclean_election"] = "on"
         topics[name] = TopicPlan(stream.choice((1, 1, 2, 3)), replicas, config)
     return topics
+
+
+def _draw_compaction(stream: Stream, topics: Mapping[str, TopicPlan]) -> dict[str, TopicPlan]:
+    drawn = {}
+    for name, plan in topics.items():
+        if stream.randrange(4) == 0:
+            config = {key: plan.config[key] for key in plan.config if key != "retention_bytes"}
+            config["cleanup"] = "compact"
+            config["segment_bytes"] = stream.choice((4_096, 4_096, 16_384))
+            config["compact_lag_ms"] = stream.choice((0, 0, 2_000))
+            drawn[name] = plan._replace(config=config)
+        else:
+            drawn[name] = plan
+    return drawn
 
 
 def _draw_hosts(stream: Stream, brokers: int) -> HostOptions:

@@ -175,3 +175,30 @@ def test_f12_a_group_hears_that_what_it_has_read_was_lost() -> None:
     (refused,) = [e.value for e in late.history.entries if (e.f, e.type) == (POLL, FAIL)]
     assert refused.code == "OFFSET_OUT_OF_RANGE"
     assert "from offset 1 on records were lost" in refused.detail
+
+
+def test_a_batch_is_known_to_a_replica_that_was_filled_from_what_compaction_left() -> None:
+    """A record is committed, and its producer hears nothing of it. Newer ones of its key come, and
+    the leader compacts its log; 3, which had nothing, is filled from what is left, is in sync, and
+    is elected. The producer sends its record again.
+
+    The record was replaced, and its batch still says which one it was (P4, decision 11)."""
+    d = Driven(config={"segment_bytes": 4_096, "cleanup": "compact"})
+    d.kill(3)
+    d.settle()
+    assert d.isr == [1, 2]
+    sent = d.hand("p2").send(bytes(100), b"k")
+    d.until(lambda: d.end(1) == 1, "1 has it")
+    d.network.cut("b1", "p2", both=False)
+    for _ in range(150):
+        d.send_acked(bytes(100), b"k")
+    size = d.log(1).size_bytes
+    d.until(lambda: d.log(1).size_bytes < size, "1 has compacted it")
+    d.restart(3)
+    d.until_isr(1, 2, 3)
+    assert not sent.outcome
+
+    d.elect(3)
+    d.until(lambda: sent.is_acked, "3 answers")
+    assert sent.outcome == (0, 0)
+    d.finish()

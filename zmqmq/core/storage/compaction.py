@@ -13,6 +13,10 @@ none of its records counts as newer, and the tombstones behind it stay.
 
 Offsets stay without a gap: a batch of which nothing is left is covered by its neighbour, and the
 last record of a segment always stays. Records without a key stay too, since nothing replaces them.
+
+What is known of idempotent producers stays a function of the log (P4): a batch that is remembered
+at the end of the pass keeps its offsets, producer, epoch and sequence numbers, and at least one
+record. So a replica that is filled from what is left knows what its leader knows (decision 11).
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, HEADER_SIZE, stamp, unpack_
 from zmqmq.core.storage.disk import Disk, File
 from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.options import StorageOptions
+from zmqmq.core.storage.producers import ProducerTable, Written
 from zmqmq.core.storage.segment import Segment
 from zmqmq.errors import CorruptDataError, StorageError
 from zmqmq.model.limits import BATCH_BYTES_MAX, BATCH_INFLATED_BYTES_MAX, MIB
@@ -66,7 +71,7 @@ def plan_compaction(log: Log, now_ms: int, high_watermark: int, compacted_end: i
     if log.config.cleanup != "compact":
         return None
     # Not beyond the checkpoint either: a start replays what lies behind the last state below it,
-    # and would miss the producers whose batches are gone.
+    # and would miss the leader epochs of which nothing is left.
     end = min(high_watermark, log.flushed_base, log.checkpointed)
     limit_ms = now_ms - log.config.compact_lag_ms
     segments, records = [], 0
@@ -99,6 +104,9 @@ class Compaction:
         """A bit for each record of the segments that decode, in their order."""
         self._unknown_from = plan.end
         """From here on older values may be in a segment that does not decode."""
+        self._producers = ProducerTable(options.producers_max, options.producer_expiry_ms)
+        self._remembered: frozenset[int] = frozenset()
+        """Base offsets of the batches that make a producer's known at the end (P4)."""
         self.is_stopped = False
         """Set from another thread: `run` then ends at the next batch."""
 
@@ -114,6 +122,9 @@ class Compaction:
                 readable.append(segment)
             else:
                 self._unknown_from = min(self._unknown_from, segment.base_offset)
+        # As where the segment behind the last one began, and the state was saved.
+        self._producers.expire(self._plan.segments[-1].last_append_ms)
+        self._remembered = self._producers.base_offsets()
         self._learn(readable)
         results = []
         run: list[Segment] = []
@@ -158,8 +169,12 @@ class Compaction:
 
     def _decodes(self, segment: Segment) -> bool:
         """Whether all its batches can be read, and so written again. Of those whose checksums
-        hold, what a producer sent may still be nonsense."""
+        hold, what a producer sent may still be nonsense. Their producers are noted."""
         for _, batch in self._batches(segment):
+            header = batch.header
+            if header.producer_id:
+                written = Written.of(header)
+                self._producers.note(header.producer_id, header.producer_epoch, written)
             try:
                 _ = batch.offsets, batch.keys, batch.values
                 _ = batch.timestamps_ms, batch.tags, batch.headers
@@ -241,8 +256,12 @@ class Compaction:
             ]
             if not kept and batch.next_offset == segment.end_offset:
                 kept = [len(offsets) - 1]
-            if kept:
+            if batch.header.producer_id and batch.base_offset in self._remembered:
+                out.add_remembered(data, batch, kept or [len(offsets) - 1])
+            elif kept:
                 out.add(data, batch, kept)
+            else:
+                out.skip(data, batch)
             number += len(offsets)
         out.end(segment.end_offset)
         return number
@@ -267,11 +286,34 @@ class _Writer:
         """Leader epoch of the batches that are being looked at."""
         self._seed = seed
         self._held: tuple[bytes, RecordBatch, list[int]] | None = None
+        self._skipped: tuple[bytes, RecordBatch] | None = None
+        """The last batch of which nothing need stay, while none before it is held that covers it."""
 
     def add(self, data: bytes, batch: RecordBatch, kept: list[int]) -> None:
         """The records `kept` of this batch stay."""
         self.end(batch.base_offset)
         self._held = (data, batch, kept)
+        self._skipped = None
+
+    def skip(self, data: bytes, batch: RecordBatch) -> None:
+        """Nothing of this batch need stay."""
+        if self._held is None:
+            self._skipped = (data, batch)
+
+    def add_remembered(self, data: bytes, batch: RecordBatch, kept: list[int]) -> None:
+        """The same, and it stays the batch that its producer may send again: it covers no others,
+        and so one record stays of those before it that nobody else covers."""
+        if self._skipped is not None:
+            skipped = self._skipped[1]
+            self.add(*self._skipped, [len(skipped) - 1])
+        self.end(batch.base_offset)
+        end = batch.next_offset
+        if len(kept) < len(batch):
+            body = _pick(batch, self._seed, batch.base_offset, end, kept, names_producer=True)
+            if _fits(body):
+                self._write(_stamped(batch, batch.base_offset, end, body), batch, end, len(kept))
+                return
+        self._write(data, batch, end, len(batch))
 
     def end(self, end: int) -> None:
         """What is held reaches to this offset."""
@@ -291,24 +333,13 @@ class _Writer:
         They may not, since offset deltas take room that dropped records need not have freed.
         """
         body = _pick(batch, self._seed, base, end, kept)
-        inflated_size = unpack_header(body).inflated_size
-        is_large = len(body) > BATCH_BYTES_MAX or inflated_size > BATCH_INFLATED_BYTES_MAX
-        if is_large and len(kept) > 1:
+        if len(kept) > 1 and not _fits(body):
             half = len(kept) // 2
             middle = batch.offsets[kept[half]]
             self._write_part(batch, base, middle, kept[:half])
             self._write_part(batch, middle, end, kept[half:])
             return
-        head = batch.header
-        stamped = stamp(
-            base,
-            len(body),
-            head.leader_epoch,
-            head.append_time_ms,
-            max(head.committed_end, end),
-            body[BODY_CRC_AT:BODY_AT],
-        )
-        self._write(stamped + body[BODY_CRC_AT:], batch, end, len(kept))
+        self._write(_stamped(batch, base, end, body), batch, end, len(kept))
 
     def _write(self, data: bytes, batch: RecordBatch, end: int, record_count: int) -> None:
         position = self.segment.size
@@ -328,8 +359,17 @@ def _belongs(key: bytes, part: int, of: int) -> bool:
     return (number - part) % of == 0
 
 
-def _pick(batch: RecordBatch, seed: int, base: int, end: int, kept: list[int]) -> bytes:
+def _pick(
+    batch: RecordBatch,
+    seed: int,
+    base: int,
+    end: int,
+    kept: list[int],
+    *,
+    names_producer: bool = False,
+) -> bytes:
     """The chosen records of a batch, as one that covers the offsets from `base` to `end`."""
+    head = batch.header
     offsets, values, timestamps = batch.offsets, batch.values, batch.timestamps_ms
     keys, tags, headers = batch.keys, batch.tags, batch.raw_headers
     times = [timestamps[at] for at in kept]
@@ -343,8 +383,31 @@ def _pick(batch: RecordBatch, seed: int, base: int, end: int, kept: list[int]) -
         headers=[headers[at] for at in kept] if headers is not None else None,
         offset_deltas=[offsets[at] - base for at in kept],
         last_offset_delta=end - base - 1,
-        codec=batch.header.codec,
+        codec=head.codec,
+        producer_id=head.producer_id if names_producer else 0,
+        producer_epoch=head.producer_epoch if names_producer else 0,
+        base_sequence=head.base_sequence if names_producer else 0,
     )
+
+
+def _fits(body: bytes) -> bool:
+    """Whether it is a batch that readers take."""
+    inflated_size = unpack_header(body).inflated_size
+    return len(body) <= BATCH_BYTES_MAX and inflated_size <= BATCH_INFLATED_BYTES_MAX
+
+
+def _stamped(batch: RecordBatch, base: int, end: int, body: bytes) -> bytes:
+    """What is left of a batch, with the leader's part."""
+    head = batch.header
+    stamped = stamp(
+        base,
+        len(body),
+        head.leader_epoch,
+        head.append_time_ms,
+        max(head.committed_end, end),
+        body[BODY_CRC_AT:BODY_AT],
+    )
+    return stamped + body[BODY_CRC_AT:]
 
 
 def _whole_batches(file: File, size: int) -> Iterator[bytes]:

@@ -123,6 +123,10 @@ class ProducerTable:
         for producer_id in gone:
             del self._producers[producer_id]
 
+    def base_offsets(self) -> frozenset[int]:
+        """Of all remembered batches."""
+        return frozenset(b.base_offset for p in self._producers.values() for b in p.batches)
+
     def snapshot(self, end: int = INTEGER_MAX) -> Snapshot:
         """The table in msgpack's types, or what it says of batches that begin below `end`."""
         rows = (

@@ -48,6 +48,8 @@ class Allowed:
     """Topics from whose logs retention may remove what is old."""
     refusals: Container[str] = ()
     """Codes with which readers may be refused."""
+    compacted: Container[str] = ()
+    """Topics from whose logs a record may vanish when a newer one has its key."""
 
 
 class Sent:
@@ -69,7 +71,17 @@ class Sent:
 class LogFacts:
     """What all clients together know of one partition."""
 
-    __slots__ = ("acked", "drained", "drained_at", "found", "known", "order", "polled", "raised")
+    __slots__ = (
+        "acked",
+        "drained",
+        "drained_at",
+        "found",
+        "known",
+        "newest",
+        "order",
+        "polled",
+        "raised",
+    )
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[bytes, int]] = {}
@@ -85,6 +97,9 @@ class LogFacts:
         self.drained_at = -1
         self.found: dict[int, bytes] = {}
         """What whoever drained it has read."""
+        self.newest: dict[bytes, int] = {}
+        """By key: the highest offset under which a record is known, in compacted logs; of what was
+        found at the end, if it was drained."""
         self.raised: list[tuple[int, int]] = []
         """The committed end as far as anybody knew it: entry and end, whenever it grew."""
 
@@ -137,6 +152,17 @@ class Facts:
         """The lowest offset that a flagged loss may have taken."""
         return min((start for start, _ in self.allowed.losses.get(log, ())), default=None)
 
+    def is_replaced(self, log: Log, offset: int) -> bool:
+        """Whether compaction may have taken a record that is known: a newer one has its key, or had
+        it and was lost with a flag."""
+        facts = self.logs[log]
+        known = facts.known.get(offset)
+        sent = None if known is None else self.sent.get(known[0])
+        key = None if sent is None else sent.asking.key
+        if key is None or log[0] not in self.allowed.compacted:
+            return False
+        return log in self.allowed.losses or facts.newest.get(key, -1) > offset
+
     def _read(self) -> None:
         for entry in self.entries:
             f = entry.f
@@ -160,8 +186,17 @@ class Facts:
                 log.drained, log.drained_at = drained, entry.number
             elif f == DELETE and entry.type == INVOKE:
                 self.deleted[entry.value.topic] = entry.number
-        for log in self.logs.values():
+        for key, log in self.logs.items():
             log.order = sorted(log.known)
+            if key[0] in self.allowed.compacted:
+                self._find_newest(log)
+
+    def _find_newest(self, log: LogFacts) -> None:
+        for offset in log.order:
+            if log.drained is None or offset in log.found:
+                sent = self.sent.get(log.known[offset][0])
+                if sent is not None and sent.asking.key is not None:
+                    log.newest[sent.asking.key] = offset
 
     def _read_send(self, entry: Entry) -> None:
         if entry.type == INVOKE:

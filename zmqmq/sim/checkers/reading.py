@@ -40,10 +40,15 @@ def polls_are_gapless(facts: Facts) -> Iterator[Violation]:
 
 
 def _may_skip(facts: Facts, log: Log, first: int, end: int) -> bool:
-    """Whether retention or a flagged loss may have taken these offsets before they were read."""
-    drained = facts.log(log).drained
+    """Whether retention, compaction or a flagged loss may have taken these offsets before they were
+    read."""
+    known = facts.log(log)
+    drained = known.drained
     is_trimmed = log[0] in facts.allowed.trimmed and (drained is None or end <= drained.start)
-    return is_trimmed or facts.is_lost(log, first, end)
+    if is_trimmed or facts.is_lost(log, first, end):
+        return True
+    passed = known.order[bisect_left(known.order, first) : bisect_left(known.order, end)]
+    return all(facts.is_replaced(log, offset) for offset in passed)
 
 
 def readers_are_not_refused(facts: Facts) -> Iterator[Violation]:

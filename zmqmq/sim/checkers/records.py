@@ -72,9 +72,12 @@ def acknowledged_is_kept(facts: Facts) -> Iterator[Violation]:
             if offset < 0:
                 is_there = sent.asking.value in facts.places
                 is_excused = drained.start > 0 or key in facts.allowed.losses
+                is_excused = is_excused or (
+                    key[0] in facts.allowed.compacted and sent.asking.key is not None
+                )
             else:
                 is_there = offset < drained.start or log.found.get(offset) == sent.asking.value
-                is_excused = facts.is_lost(key, offset)
+                is_excused = facts.is_lost(key, offset) or facts.is_replaced(key, offset)
             if not (is_there or is_excused):
                 detail = f"offset {offset}, {sent.asking.value[:SHOWN]!r}, was acknowledged"
                 entries = (sent.ended, log.drained_at)
@@ -89,7 +92,7 @@ def read_is_kept(facts: Facts) -> Iterator[Violation]:
             continue
         for offset, index in log.polled.items():
             if offset >= drained.start and offset not in log.found:
-                if facts.is_lost(key, offset):
+                if facts.is_lost(key, offset) or facts.is_replaced(key, offset):
                     continue
                 detail = f"offset {offset} was read, and is gone at the end"
                 yield Violation("vanished", name_of(key), detail, (index, log.drained_at))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 
 from zmqmq.client.options import Acks, ProducerOptions
@@ -16,6 +16,7 @@ UNANSWERED_MAX = 24
 BURST_MAX = 6
 PADDING = bytes(range(33, 127)) * 24
 KEYS = 8
+UNKEYED_EVERY = 16
 
 
 class ProducingClient(SimClient):
@@ -30,8 +31,11 @@ class ProducingClient(SimClient):
         *,
         acks: Acks | None = None,
         idempotent: bool | None = None,
+        compacted: Container[str] = (),
     ) -> None:
+        """`compacted` are topics for which most records get a key."""
         super().__init__(stage, name, think_ms)
+        self._compacted = compacted
         self._topics = dict(topics)
         """How many partitions each had in the beginning."""
         self._padding_max = self.stream.choice((8, 200, len(PADDING)))
@@ -65,7 +69,9 @@ class ProducingClient(SimClient):
         padding = PADDING[: self.stream.randrange(self._padding_max)]
         value = make_value(self.name, self._number, padding)
         options = self._options
-        asking = Sending(topic, partition, value, options.wire_acks, options.idempotent)
+        if key is None and topic in self._compacted and self._number % UNKEYED_EVERY:
+            key = b"k%d" % (self._number % KEYS)
+        asking = Sending(topic, partition, value, options.wire_acks, options.idempotent, key)
         asked = self.history.invoke(self.name, SEND, asking)
         self._unanswered += 1
         then = partial(self._settled, asked, topic)
