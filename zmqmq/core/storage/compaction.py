@@ -169,7 +169,8 @@ class Compaction:
 
     def _decodes(self, segment: Segment) -> bool:
         """Whether all its batches can be read, and so written again. Of those whose checksums
-        hold, what a producer sent may still be nonsense. Their producers are noted."""
+        hold, what a producer sent may still be nonsense. Their producers are noted in any case."""
+        decodes = True
         for _, batch in self._batches(segment):
             header = batch.header
             if header.producer_id:
@@ -179,8 +180,8 @@ class Compaction:
                 _ = batch.offsets, batch.keys, batch.values
                 _ = batch.timestamps_ms, batch.tags, batch.headers
             except CorruptDataError:
-                return False
-        return True
+                decodes = False
+        return decodes
 
     def _learn(self, segments: list[Segment]) -> None:
         """Find out which records go, in as many readings as it takes to hold all keys."""
