@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.sim.mutants import Patch, mutant
+from tests.sim.mutants import Patch, always, mutant
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.events import LogOpened
 from zmqmq.core.storage import truncation
 from zmqmq.core.storage.data_directory import Format
 from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.producers import ProducerTable
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.core.storage.retention import retained_start
 from zmqmq.sim import broker_host, housekeeper
@@ -93,6 +94,12 @@ def followers_forget_producers(patch: Patch) -> None:
         return end
 
     patch.setattr(Log, "append_replicated", appended)
+
+
+@mutant("P4", schedules=["a_batch_is_known_to_a_replica"], seeds=[106])
+def compaction_forgets_producers(patch: Patch) -> None:
+    """Compaction takes whole batches that their producers may send again."""
+    patch.setattr(ProducerTable, "base_offsets", always(frozenset()))
 
 
 @mutant("L16", schedules=["schedule_23"])

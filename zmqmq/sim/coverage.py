@@ -34,6 +34,7 @@ MARKS: Final[Mapping[str, int]] = {
     "truncation": 100,
     "acknowledged by a later leader": 120,
     "recovery election": 150,
+    "compaction with producers": 120,
     "commit lost": 120,
     "commit applied late": 120,
     "commit without answer": 120,

@@ -4,6 +4,7 @@ threads."""
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -30,6 +31,7 @@ class Host(Protocol):
     broker: Broker | None
     disk: SimDisk
     checkpoints: dict[str, Checkpoint]
+    rarely: Counter[str]
 
     def feed(self, event: Event) -> None:
         """Hand an event to the broker."""
@@ -108,8 +110,11 @@ class Housekeeper:
                 )
                 if plan is not None:
                     compaction = Compaction(self._host.disk, log.key, plan, self._options.storage)
-                    compaction.install(log, compaction.run(log.segment_bytes))
+                    results = compaction.run(log.segment_bytes)
+                    compaction.install(log, results)
                     self._compacted[log.key.folder] = plan.end
+                    if results and len(log.producers):
+                        self._host.rarely["compaction with producers"] += 1
             except ZmqmqError:
                 pass  # it is tried again
             broker.flushing.mark_dirty(log)

@@ -138,7 +138,7 @@ PEER_REPLIES: Final[dict[PeerApi, Schema]] = {
     },
     PeerApi.STATE: {
         **RECEIVER,
-        "offset": Field("int", "the log start, for which the body frame is the state", default=0),
+        "offset": Field("int", "the log start; the body frames together are its state", default=0),
     },
     PeerApi.PING: {**RECEIVER},
 }

@@ -3,7 +3,10 @@ another, and where the others are, stands in tests/sim/test_schedules.py."""
 
 from __future__ import annotations
 
+import pytest
+
 from tests.sim.driven import Driven
+from zmqmq.core.broker import peer_front
 
 
 def test_schedule_01_kip_101_a_follower_keeps_what_is_above_its_high_watermark() -> None:
@@ -171,6 +174,25 @@ def test_schedule_07_kafka_9491_a_follower_that_begins_anew_forgets_its_high_wat
     d.until(lambda: d.isr == [1, 2, 3], "3 is in sync")
     log = d.log(3)
     assert log.start_offset <= d.high_watermark(3) == log.end_offset
+
+
+def test_a_state_that_is_larger_than_a_frame_comes_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """3, which has nothing, begins where the leader's log does, and is told what was sent before
+    (F9). 10,000 producers need more than the 8 MiB of a frame."""
+    monkeypatch.setattr(peer_front, "STATE_FRAME_BYTES", 16)
+    d = Driven(config={"segment_bytes": 4096, "retention_bytes": 8192})
+    d.kill(3)
+    d.settle()
+    for _ in range(30):
+        d.send_acked(b"." * 1000)
+    d.until(lambda: d.log(1).start_offset > 0, "the leader has dropped old records")
+    d.restart(3)
+    d.until_isr(1, 2, 3)
+
+    assert d.log(3).start_offset > 0
+    assert d.log(3).producers.snapshot() == d.log(1).producers.snapshot()
 
 
 def test_schedule_12_kafka_10527_a_restarted_leader_does_not_go_on_with_its_epoch() -> None:

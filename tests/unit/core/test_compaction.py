@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from tests.support.log_driver import KEY, OPTIONS, LogDriver, read_from
@@ -11,8 +13,11 @@ from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.core.storage import compaction as module
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
+from zmqmq.core.storage.log import LOGS_FOLDER, Log
+from zmqmq.core.storage.options import StorageOptions
+from zmqmq.core.storage.recovery import open_log
 from zmqmq.errors import CorruptDataError
-from zmqmq.model.limits import BATCH_BYTES_MAX
+from zmqmq.model.limits import BATCH_BYTES_MAX, BATCHES_REMEMBERED
 from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.disk import SimDisk
 
@@ -288,6 +293,88 @@ def test_producers_times_and_committed_ends_survive() -> None:
         assert batch.header.leader_epoch == 1
         if batch.has(Column.OFFSET_DELTAS):
             assert batch.header.committed_end >= batch.next_offset
+
+
+def sent(key: bytes, sequence: int, size: int = 1, *, producer: int = 7) -> bytes:
+    """A batch of an idempotent producer: three records of one key."""
+    return encode_batch(
+        KEY.seed,
+        [bytes(size)] * 3,
+        keys=[key] * 3,
+        timestamp_ms=1,
+        producer_id=producer,
+        base_sequence=sequence,
+    )
+
+
+def copy_of(driver: LogDriver) -> Log:
+    """What a follower has that is filled from the log as it stands."""
+    driver.log.write_out()
+    disk = SimDisk()
+    disk.make_directory(LOGS_FOLDER)
+    copy = open_log(disk, KEY, driver.log.config, driver.options)
+    copy.append_replicated(read_from(driver.log, 0, driver.log.end_offset))
+    return copy
+
+
+def test_the_batches_that_a_producer_may_send_again_keep_a_record_and_their_numbers() -> None:
+    driver = compacted([sent(b"a", 0, 900), sent(b"a", 3), [(b"b", b"1")]], [[(b"a", b"2")]])
+
+    first, second, *_ = batches_of(driver)
+    assert [*records_of(driver)] == [2, 5, 6, 7]
+    assert (first.next_offset, second.next_offset) == (3, 6)
+    assert [b.header.base_sequence for b in (first, second)] == [0, 3]
+    assert [b.header.last_sequence for b in (first, second)] == [2, 5]
+
+
+def test_batches_that_no_producer_would_send_again_go() -> None:
+    count = BATCHES_REMEMBERED + 10
+    driver = compacted([sent(b"a", 3 * n) for n in range(count)], segment_bytes=1 << 20)
+
+    # One record stays to cover what is gone, before the first that covers nothing but itself.
+    assert [batch.header.producer_id for batch in batches_of(driver)] == [0] + [
+        7
+    ] * BATCHES_REMEMBERED
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copy_of_what_is_left_knows_the_same_of_producers(seed: int) -> None:
+    """P4, decision 11: after every pass, while more is written in between."""
+    rng = Random(seed)
+    driver = written()
+    passes = 0
+    for _ in range(400):
+        driver.send(rng.randint(1, 4), producer=rng.choice((0, 7, 7, 8, 9)), keys=3)
+        if rng.randrange(16) == 0:
+            driver.roll()
+            driver.flush()
+            driver.checkpoint()
+            passes += driver.compact()
+            assert copy_of(driver).producers.snapshot() == driver.log.producers.snapshot()
+    assert passes > 2
+    driver.log.write_out()
+    assert len(batches_of(driver)) < 400
+
+
+def test_producers_of_a_segment_that_does_not_decode_are_known_too() -> None:
+    """Here the latest batch of one, which so has not been idle for too long."""
+    expiry_ms = StorageOptions().producer_expiry_ms
+    driver = written()
+    driver.append(sent(b"a", 0, 900))
+    driver.roll()
+    driver.now_ms += expiry_ms
+    driver.append(nonsense(b"x"))
+    driver.append(sent(b"a", 3))
+    driver.roll()
+    driver.now_ms += expiry_ms - 10
+    driver.append(batch_of([(b"a", b"2")]))
+    driver.roll()
+    driver.flush()
+    driver.checkpoint()
+    assert driver.compact()
+
+    assert [b.header.base_sequence for b in batches_of(driver)] == [0, 0, 3, 0]
+    assert copy_of(driver).producers.snapshot() == driver.log.producers.snapshot()
 
 
 @pytest.mark.parametrize("later_ms", [0, 49, 50])

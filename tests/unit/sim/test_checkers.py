@@ -65,9 +65,10 @@ class Story:
         acks: int = ACKS_ALL,
         idempotent: bool = True,
         partition: int | None = None,
+        key: bytes | None = None,
     ) -> tuple[int, bytes]:
         value = self.value(client)
-        sending = Sending("t", partition, value, acks, idempotent)
+        sending = Sending("t", partition, value, acks, idempotent, key)
         return self.history.invoke(client, SEND, sending), value
 
     def send(self, offset: int, client: str = "p1.1", **how: Any) -> bytes:
@@ -366,6 +367,35 @@ def test_a_poll_may_skip_what_retention_took(story: Story) -> None:
 
     assert story.kinds(trimmed=["t"]) == []
     assert story.kinds() == ["poll skips", "trimmed"]
+
+
+def test_compaction_takes_what_a_newer_record_of_the_key_replaces(story: Story) -> None:
+    a, _, c = (story.send(offset, key=b"k") for offset in range(3))
+    story.seek(0)
+    story.poll((0, a), (2, c))
+    story.seek(2, client="d.1")
+    story.poll((2, c), client="d.1")
+    story.history.note("d.1", DRAINED, Drained(*LOG, 0, 3))
+
+    assert story.kinds(compacted=["t"]) == []
+    assert sorted(set(story.kinds())) == ["lost", "poll skips", "vanished"]
+
+
+@pytest.mark.parametrize("keys", [(b"k", b"other"), (None, b"k"), (None, None)])
+def test_compaction_takes_nothing_else(story: Story, keys: tuple[bytes | None, ...]) -> None:
+    _, b = (story.send(offset, key=key) for offset, key in enumerate(keys))
+    story.seek(0, client="d.1")
+    story.poll((1, b), client="d.1")
+    story.history.note("d.1", DRAINED, Drained(*LOG, 0, 2))
+
+    assert sorted(story.kinds(compacted=["t"])) == ["lost", "poll skips"]
+
+
+def test_compaction_does_not_take_the_newest_of_a_key(story: Story) -> None:
+    a, _ = (story.send(offset, key=b"k") for offset in range(2))
+    story.drain(a, end=2)
+
+    assert story.kinds(compacted=["t"]) == ["lost"]
 
 
 def test_offsets_that_nobody_knows_are_no_gap(story: Story) -> None:

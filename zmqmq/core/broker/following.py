@@ -170,9 +170,9 @@ class Following:
             to, error, offset = _read_state(fields)
         except WireError:
             return
-        if error or to != self._identity.epoch or len(bodies) != 1:
+        if error or to != self._identity.epoch or not bodies:
             return
-        state = bytes(bodies[0])
+        state = b"".join(bodies)
         try:
             unpack_state(state)
         except CorruptDataError:

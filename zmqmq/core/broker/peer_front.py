@@ -17,6 +17,7 @@ from zmqmq.core.broker.peers import Peers
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.errors import ProtocolError, WireError
+from zmqmq.model.limits import REPLY_BYTES_MAX
 from zmqmq.model.now import Now
 from zmqmq.wire.frame import Fields, decode_header, decode_reply_header
 from zmqmq.wire.peers import PEER_REQUESTS, PeerApi, PeerCode, Reported
@@ -24,6 +25,8 @@ from zmqmq.wire.schema import reader, row
 
 _read_report = reader(PEER_REQUESTS[PeerApi.REPORT])
 _read_state = reader(PEER_REQUESTS[PeerApi.STATE])
+STATE_FRAME_BYTES: Final = REPLY_BYTES_MAX
+"""Of 10,000 producers a state may have 20 MB, and no frame may (ZMQ_MAXMSGSIZE)."""
 _APIS: Final = {int(api): api for api in PeerApi}
 
 
@@ -119,4 +122,7 @@ class PeerFront:
             self._outbox.answer_peer(route, PeerApi.STATE, correlation, error)
             return
         answer = {"to": epoch, "offset": partition.log.start_offset}
-        self._outbox.answer_peer(route, PeerApi.STATE, correlation, answer, [state])
+        bodies = [
+            state[at : at + STATE_FRAME_BYTES] for at in range(0, len(state), STATE_FRAME_BYTES)
+        ]
+        self._outbox.answer_peer(route, PeerApi.STATE, correlation, answer, bodies)

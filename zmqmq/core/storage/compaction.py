@@ -288,7 +288,7 @@ class _Writer:
         self._seed = seed
         self._held: tuple[bytes, RecordBatch, list[int]] | None = None
         self._skipped: tuple[bytes, RecordBatch] | None = None
-        """The last batch of which nothing need stay, while none before it is held that covers it."""
+        """The last batch of which nothing need stay, if none is held before it that covers it."""
 
     def add(self, data: bytes, batch: RecordBatch, kept: list[int]) -> None:
         """The records `kept` of this batch stay."""
