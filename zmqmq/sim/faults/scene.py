@@ -59,6 +59,8 @@ class Scene:
         self.cluster = cluster
         self.clients = clients
         self._rotten: list[_Rot] = []
+        self._lost: dict[int, int] = {}
+        """Brokers whose disks were taken, and the revision of the store then."""
 
     def hosts(self, target: str) -> list[BrokerHost]:
         """The brokers that are meant."""
@@ -83,11 +85,14 @@ class Scene:
         It must still count if its session ends before the controller knows of the loss. With a
         min_isr of 1 it would not: the ISR would shrink to the lost copy, and there is no ELR. The
         lost one is counted if it is in the ISR, or could come into it by a commit that is under
-        way, as long as its broker is registered. And no third one may be damaged without anybody
-        knowing: the two could go on without the one that is well.
+        way, as long as its broker is registered. And no third one may be lost or damaged without
+        anybody knowing: the two would count without the one that is well, if that one stops.
         """
         others = [self.cluster.hosts[i - 1] for i in document.replicas if i != host.broker_id]
         if any(self._is_rotten(other, place) for other in others):
+            return False
+        members = (*document.isr, *document.elr)
+        if any(self._is_lost(*m) for m in members if m.broker_id != host.broker_id):
             return False
         in_sync = [member.broker_id for member in document.isr]
         is_counted = is_counted or host.broker_id in in_sync
@@ -109,8 +114,13 @@ class Scene:
     def lose(self, host: BrokerHost, *, is_quick: bool) -> None:
         """Its process ends; its session too, unless what happens to the disk happens quickly."""
         host.crash()
+        self._lost[host.broker_id] = self.cluster.store.keys.revision
         if not is_quick:
             self.cluster.store.expire(host.node.name)
+
+    def _is_lost(self, broker_id: int, broker_epoch: int) -> bool:
+        """Whether what this run had is gone."""
+        return broker_epoch <= self._lost.get(broker_id, 0)
 
     def _is_well(self, broker_id: int, broker_epoch: int) -> bool:
         kv = self.cluster.store.keys.get(KEYS.live(broker_id))
