@@ -31,6 +31,8 @@ class PeerApi(enum.IntEnum):
     REPORT = 41
     STATE = 42
     PING = 43
+    HURRY = 44
+    """Answer the sender's REPLICATE at once, for it has something new to list. Has no reply."""
 
 
 class PeerCode(enum.IntEnum):
@@ -108,6 +110,7 @@ PEER_REQUESTS: Final[dict[PeerApi, Schema]] = {
         "leader_epoch": Field("int", "in which the receiver leads"),
     },
     PeerApi.PING: {**SENDER},
+    PeerApi.HURRY: {**SENDER},
 }
 
 PEER_REPLIES: Final[dict[PeerApi, Schema]] = {

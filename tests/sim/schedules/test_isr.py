@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from tests.sim.driven import Driven
 from zmqmq.core.replication.proposals import JOIN_WAIT_NS
+from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.sim.disk import SimDisk
-from zmqmq.sim.node import SECOND
+from zmqmq.sim.node import MS, SECOND
 
 
 def test_schedule_04_kafka_7128_nobody_joins_a_leader_below_where_its_epoch_began() -> None:
@@ -350,4 +351,26 @@ def test_what_another_run_of_a_member_has_does_not_count_for_the_one_that_is_nam
     assert d.loop.now < 10 * SECOND
     d.settle()
     d.until(lambda: sent.is_acked, "it is committed with 1 and 3")
+    d.finish()
+
+
+def test_f3_a_new_leader_is_asked_at_once_though_an_older_question_waits_there() -> None:
+    """2 leads `__offsets`, so that 3 has a request waiting there, for half a second at most, when
+    2 begins to lead the topic too. Nothing can be committed there before 3 has asked for it."""
+    d = Driven()
+    topic = d.place
+    reader = d.reader("c", "g")
+    d.until(lambda: reader.positions, "the topic is there")
+    d.place = (d.topic_id(OFFSETS_TOPIC), 0)
+    if not d.is_leading(2):
+        d.elect(2)
+    d.until(lambda: d.is_leading(2) and d.is_following(3, 2) and d.is_following(1, 2), "2 leads")
+    d.place = topic
+    d.send_acked()
+    for round_ in range(4):
+        d.run(1 + round_ / 7)
+        d.elect(2 if d.is_leading(1) else 1)
+        began = d.loop.now
+        d.send_acked()
+        assert d.loop.now - began < 200 * MS
     d.finish()

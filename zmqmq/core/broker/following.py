@@ -110,6 +110,8 @@ class Following:
             correlation = self._peers.next_correlation()
             request = fetcher.next_request(now.ns, correlation)
             if request is None:
+                if fetcher.is_in_hurry():
+                    self._peers.send(broker_id, PeerApi.HURRY, correlation, {})
                 continue
             fields = request._asdict()
             fields["partitions"] = [listed.encode() for listed in request.partitions]

@@ -215,6 +215,12 @@ class Leading:
             if parked is not None and partition.place in session.entries:
                 self.answer(parked)
 
+    def hurried(self, member: Member) -> None:
+        """A follower has something to list, and waits for its answer to do so."""
+        parked = self._parked.get(member.broker_id)
+        if parked is not None and parked.session.member == member:
+            self.answer(parked)
+
     def _wake(self, broker_ids: Iterable[int]) -> None:
         for broker_id in broker_ids:
             parked = self._parked.get(broker_id)

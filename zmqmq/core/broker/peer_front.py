@@ -15,6 +15,7 @@ from zmqmq.core.broker.leading import Leading
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.peers import Peers
 from zmqmq.core.broker.replicas import Replicas
+from zmqmq.core.meta.fields import Member
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.errors import ProtocolError, WireError
 from zmqmq.model.limits import REPLY_BYTES_MAX
@@ -27,6 +28,7 @@ _read_report = reader(PEER_REQUESTS[PeerApi.REPORT])
 _read_state = reader(PEER_REQUESTS[PeerApi.STATE])
 STATE_FRAME_BYTES: Final = REPLY_BYTES_MAX
 """Of 10,000 producers a state may have 20 MB, and no frame may (ZMQ_MAXMSGSIZE)."""
+_read_hurry = reader(PEER_REQUESTS[PeerApi.HURRY])
 _APIS: Final = {int(api): api for api in PeerApi}
 
 
@@ -92,6 +94,9 @@ class PeerFront:
                 self._state(route, correlation, fields)
             case PeerApi.PING:
                 self._outbox.answer_peer(route, api, correlation, {"to": fields["epoch"]})
+            case PeerApi.HURRY:
+                _, broker, epoch = _read_hurry(fields)
+                self._leading.hurried(Member(broker, epoch))
 
     def _report(self, route: bytes, correlation: int, fields: Fields) -> None:
         """D8: how far the copies here reach, which take part in nothing older from now on."""

@@ -78,6 +78,7 @@ class Fetcher:
         "_echo",
         "_followers",
         "_forgotten",
+        "_has_new",
         "_is_linked",
         "_listed",
         "_me",
@@ -102,6 +103,8 @@ class Fetcher:
         """What the leader was told in this session; None: something, and it is told again."""
         self._changed: dict[Place, None] = {}
         """What may have to be listed."""
+        self._has_new = False
+        """Whether there is something to list of which the leader was told nothing."""
         self._forgotten: dict[Place, None] = {}
         self._unsettled: dict[Place, None] = {}
         """What the last reply brought data for (D2)."""
@@ -131,8 +134,10 @@ class Fetcher:
 
     def touch(self, place: Place) -> None:
         """Its log was cut or flushed: what the leader knows of it may be old."""
-        if place in self._followers:
+        follower = self._followers.get(place)
+        if follower is not None:
             self._changed[place] = None
+            self._has_new |= follower.is_asking and self._listed.get(place) is None
 
     def link(self, *, is_up: bool) -> None:
         """The connection came up or went away. Whatever was under way may be lost."""
@@ -161,6 +166,7 @@ class Fetcher:
             self._list_again(place)
         if self.is_idle:
             return None
+        self._has_new = False
         partitions, forget = self._news()
         is_complete = not self._changed and not self._forgotten
         self._correlation = correlation
@@ -177,6 +183,17 @@ class Fetcher:
             partitions,
             forget,
         )
+
+    def is_in_hurry(self) -> bool:
+        """Whether the leader should answer what is under way at once; said once for each thing.
+
+        It keeps a request for half a second when it has nothing to tell. So long nothing would be
+        committed in a leader epoch that has just begun, and a log that was begun anew at the
+        leader's start would be behind that again where retention is short (seed 4704).
+        """
+        is_in_hurry = self._has_new and self._is_linked and self._correlation is not None
+        self._has_new &= not is_in_hurry
+        return is_in_hurry
 
     def echo(self, *, is_complete: bool) -> int:
         """D10: the stamp of the last reply, in a request that lists all that has changed: then what
@@ -285,3 +302,4 @@ class Fetcher:
         self._forgotten.clear()
         self._retry.clear()
         self._changed = dict.fromkeys(self._followers)
+        self._has_new = False
