@@ -32,7 +32,8 @@ class PeerApi(enum.IntEnum):
     STATE = 42
     PING = 43
     HURRY = 44
-    """Answer the sender's REPLICATE at once, for it has something new to list. Has no reply."""
+    """Answer the sender's REPLICATE at once, for it has something new to list. Only a refusal
+    is a reply of its own."""
 
 
 class PeerCode(enum.IntEnum):
@@ -144,6 +145,7 @@ PEER_REPLIES: Final[dict[PeerApi, Schema]] = {
         "offset": Field("int", "the log start; the body frames together are its state", default=0),
     },
     PeerApi.PING: {**RECEIVER},
+    PeerApi.HURRY: {**RECEIVER},
 }
 
 
