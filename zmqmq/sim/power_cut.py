@@ -327,12 +327,15 @@ class Replay:
 
     def forget_unlinked(self, visible: Mapping[int, Folder]) -> Container[int]:
         """What some name leads to, durable or not; let go of folders that are not among it."""
+        unsynced: dict[int, list[int]] = {}
+        for pending in self.names:
+            for folder, _, number in pending.operation.changes:
+                if number:
+                    unsynced.setdefault(folder, []).append(number)
         linked, found = {ROOT: None}, [ROOT]
         for folder in found:
             names = [*self.folders.get(folder, {}).values(), *visible.get(folder, {}).values()]
-            for pending in self.names:
-                names += [n for where, _, n in pending.operation.changes if where == folder and n]
-            for number in names:
+            for number in (*names, *unsynced.get(folder, ())):
                 if number not in linked:
                     linked[number] = None
                     found.append(number)
