@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from zmqmq.core.meta.store import margin_s
+from zmqmq.runtime.boottime import now_s
 
 TTL_MIN_S: Final = 0.1
 """Below this the loop's own jitter would decide who is alive. A broker asks for 10 s."""
-
-_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def now_s() -> float:
-    """The clock of deadlines, which goes on while the machine is suspended."""
-    return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

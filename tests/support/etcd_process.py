@@ -1,0 +1,147 @@
+"""Real etcd members as processes on loopback, which can be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.support.broker_process import missing
+
+START_S = 30.0
+
+
+def etcd_binary(name: str = "etcd") -> str:
+    """`$ZMQMQ_ETCD` or what is beside it, else what is on PATH; skips the test without one."""
+    given = os.environ.get("ZMQMQ_ETCD")
+    found = str(Path(given).with_name(name)) if given else shutil.which(name)
+    if found is None or not os.access(found, os.X_OK):
+        missing(f"no {name}: put it on PATH, or name etcd in ZMQMQ_ETCD")
+        raise AssertionError
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class EtcdMember:
+    """One process, and the command that starts it again with the same data."""
+
+    def __init__(self, name: str, endpoint: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self._command = command
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert self._process is None
+        # etcd takes every variable ETCD_* for a flag, and stops at one that it does not know.
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ETCD_")}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                # Dies with whoever runs the tests, also if that is killed.
+                ["setpriv", "--pdeathsig", "KILL", *self._command],
+                stdout=log,
+                stderr=log,
+                env=environ,
+            )
+
+    def wait_listening(self) -> None:
+        host, _, port = self.endpoint.partition(":")
+        end = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            assert self._process is not None
+            assert self._process.poll() is None, self._log.read_text()[-3000:]
+            assert time.monotonic() < end, self._log.read_text()[-3000:]
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._signal(number)
+        assert self._process is not None
+        self._process.wait(30)
+        self._process = None
+
+
+class EtcdCluster:
+    """One member or several, all alike."""
+
+    def __init__(self, folder: Path, size: int = 1, flags: Sequence[str] = ()) -> None:
+        ports = free_ports(2 * size)
+        peers = {f"m{i}": f"http://127.0.0.1:{ports[size + i]}" for i in range(size)}
+        scheme = "https" if "--client-cert-auth" in flags else "http"
+        self.members = []
+        for i, (name, peer) in enumerate(peers.items()):
+            client = f"{scheme}://127.0.0.1:{ports[i]}"
+            command = [
+                etcd_binary(), "--name", name, "--data-dir", str(folder / name),
+                "--listen-client-urls", client, "--advertise-client-urls", client,
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", ",".join(f"{n}={url}" for n, url in peers.items()),
+                # What a killed process wrote is in the page cache; nobody cuts the power here.
+                "--unsafe-no-fsync", "--logger", "zap", "--log-level", "warn", *flags,
+            ]  # fmt: skip
+            endpoint = f"127.0.0.1:{ports[i]}"
+            self.members.append(EtcdMember(name, endpoint, command, folder / f"{name}.log"))
+
+    @property
+    def endpoints(self) -> str:
+        return ",".join(member.endpoint for member in self.members)
+
+    def start(self) -> None:
+        """Start those that do not run, and wait until they listen."""
+        down = [member for member in self.members if not member.is_running]
+        for member in down:
+            member.start()
+        for member in down:
+            member.wait_listening()
+
+    def close(self) -> None:
+        for member in self.members:
+            if member.is_running:
+                member.kill()
+
+
+@contextlib.contextmanager
+def etcd_cluster(folder: Path, size: int = 1, flags: Sequence[str] = ()) -> Iterator[EtcdCluster]:
+    cluster = EtcdCluster(folder, size, flags)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()

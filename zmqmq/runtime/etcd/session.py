@@ -1,0 +1,126 @@
+"""A lease of etcd, renewed in the background.
+
+It is renewed by a task on the broker's loop, and so only while that loop turns: a broker that
+stands still loses its lease, as it should. To lose it is normal, also for a healthy broker: an
+etcd leader that was frozen revokes leases when it wakes up (etcd.md 2, R9). What must be safe
+never asks a session (R15); whoever lost one begins again with a new one (R11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from zmqmq.core.meta.store import StoreClosedError, margin_s
+from zmqmq.runtime.boottime import now_s
+from zmqmq.runtime.etcd.connection import EtcdConnection
+from zmqmq.runtime.etcd.messages import LEASE_KEEP_ALIVE
+from zmqmq.runtime.etcd.outcomes import FailedError, Outcome
+
+RENEWALS: Final = 3
+"""In each TTL (R10), and each has two attempts in its time before the next is due."""
+PAUSE_S: Final = 0.05
+"""Between a renewal that failed and the next attempt, which goes to another member."""
+
+
+class EtcdSession:
+    """A Session. Lives from the grant until it is lost or closed, whichever is first."""
+
+    def __init__(
+        self,
+        lease_id: int,
+        ttl_s: float,
+        deadline_s: float,
+        connection: EtcdConnection,
+        revoke: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._id = lease_id
+        self._ttl_s = ttl_s
+        self._deadline_s = deadline_s
+        self._connection = connection
+        self._revoke = revoke
+        self._reason: str | None = None
+        self._lost = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    @property
+    def id(self) -> int:
+        return self._id
+
+    @property
+    def ttl_s(self) -> float:
+        return self._ttl_s
+
+    @property
+    def deadline_s(self) -> float:
+        return self._deadline_s
+
+    @property
+    def alive(self) -> bool:
+        return self._reason is None and now_s() < self._deadline_s - margin_s(self._ttl_s)
+
+    @property
+    def reason(self) -> str | None:
+        return self._reason
+
+    async def wait_lost(self) -> str:
+        await self._lost.wait()
+        assert self._reason is not None
+        return self._reason
+
+    async def close(self, *, revoke: bool = True) -> None:
+        """See Session. If revoking fails or is cancelled, the lease runs out by itself."""
+        await self.retire("the session was closed")
+        if revoke:
+            await self._revoke(self._id)
+
+    async def retire(self, reason: str) -> None:
+        """Renew it no longer; it is over for this reason, unless there was one before."""
+        self._lose(reason)
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    def _lose(self, reason: str) -> None:
+        if self._reason is None:
+            self._reason = reason
+            self._lost.set()
+
+    async def _keep(self) -> None:
+        said = "nothing was tried"
+        due_s = self._deadline_s - self._ttl_s + self._ttl_s / RENEWALS
+        while (left_s := self._deadline_s - now_s()) > 0:
+            await asyncio.sleep(max(min(due_s - now_s(), left_s), 0))
+            try:
+                sent_s, granted_s = await self._renew()
+            except FailedError as failed:
+                # Nothing but the deadline decides (R11): "not a primary lessor" comes with the
+                # code UNKNOWN, and a token that is refused may be accepted again in time.
+                said = str(failed)
+                if failed.outcome is Outcome.REFUSED and said.endswith("lease not found"):
+                    return self._lose(f"etcd says: {said}")
+                due_s = now_s() + PAUSE_S
+                continue
+            except StoreClosedError as closed:
+                return self._lose(str(closed))
+            if granted_s <= 0:
+                return self._lose("etcd says that the lease ran out or was revoked")
+            # Etcd counts from when it got this, which was after we sent it.
+            self._deadline_s = sent_s + granted_s
+            due_s = sent_s + self._ttl_s / RENEWALS
+        return self._lose(f"not renewed within {self._ttl_s} s: {said}")
+
+    async def _renew(self) -> tuple[float, float]:
+        """When the renewal was sent, and for how long from then it holds; 0 if it is over."""
+        left_s = self._deadline_s - now_s()
+        try:
+            async with asyncio.timeout(max(min(left_s, self._ttl_s / RENEWALS / 2), 0)):
+                async with self._connection.stream(LEASE_KEEP_ALIVE) as (_, call):
+                    sent_s = now_s()
+                    await call.write(LEASE_KEEP_ALIVE(ID=self._id))
+                    reply = await call.read()
+                    if not isinstance(reply, LEASE_KEEP_ALIVE.reply):
+                        raise FailedError(Outcome.ELSEWHERE, "etcd ended the stream")
+                    return sent_s, reply.TTL
+        except TimeoutError:
+            raise FailedError(Outcome.ELSEWHERE, "no answer to a renewal") from None
