@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 import grpc
@@ -72,6 +72,11 @@ _OPTIONS: Final = (
 )
 
 
+Stream = Any
+"""A `grpc.aio.StreamStreamCall`."""
+Procedure = Callable[..., Any]
+
+
 class Endpoint:
     """One member, and how we stand with it."""
 
@@ -85,9 +90,9 @@ class Endpoint:
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
         )
-        self._procedures: dict[Method, Any] = {}
+        self._procedures: dict[Method, Procedure] = {}
 
-    def procedure(self, method: Method) -> Any:
+    def procedure(self, method: Method) -> Procedure:
         """What calls the method at this member."""
         if method not in self._procedures:
             make = self.channel.stream_stream if method in STREAMS else self.channel.unary_unary
@@ -118,6 +123,7 @@ class EtcdConnection:
         self._login = asyncio.Lock()
         self._cluster_id = 0
         self.closed_reason: str | None = "it was not opened"
+        self._closed: asyncio.Future[None]
         self._warned: set[str] = set()
 
     async def open(self, *, timeout_s: float) -> tuple[Version, int]:
@@ -130,6 +136,7 @@ class EtcdConnection:
         targets = random.sample(address.endpoints, len(address.endpoints))
         self._endpoints = [Endpoint(target, credentials) for target in targets]
         self.closed_reason = None
+        self._closed = asyncio.get_running_loop().create_future()
         try:
             await self.call(STATUS, STATUS(), timeout_s=timeout_s)
         except BaseException:
@@ -192,7 +199,7 @@ class EtcdConnection:
         return reply
 
     @contextlib.asynccontextmanager
-    async def stream(self, method: Method) -> AsyncIterator[tuple[Endpoint, Any]]:
+    async def stream(self, method: Method) -> AsyncIterator[tuple[Endpoint, Stream]]:
         """A call with streams, ended with the block. Whatever fails in the block or before it is
         a FailedError behind it, that of the block itself included."""
         self.check_open()
@@ -210,6 +217,24 @@ class EtcdConnection:
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
+
+    async def send(self, call: Stream, message: Message) -> None:
+        """Write to a stream. Raises FailedError if it is not taken in time.
+
+        If the stream has ended nothing happens: the next read tells why. And gRPC forgets about a
+        write to a stream that is ended while it begins, so nothing here waits for the write alone.
+        """
+        writing = asyncio.ensure_future(call.write(message))
+        both: set[asyncio.Future[None]] = {writing, self._closed}
+        try:
+            await asyncio.wait(both, timeout=ATTEMPT_S, return_when=asyncio.FIRST_COMPLETED)
+            self.check_open()
+            if not writing.done():
+                raise FailedError(Outcome.ELSEWHERE, "a stream takes no messages")
+        finally:
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError, asyncio.InvalidStateError):
+                await writing
 
     def _failure(
         self,
@@ -240,6 +265,7 @@ class EtcdConnection:
         """End all calls and streams. Again: nothing happens."""
         if self.closed_reason is None:
             self.closed_reason = reason
+            self._closed.set_result(None)
         endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
             await endpoint.channel.close()

@@ -43,6 +43,7 @@ class EtcdSession:
         self._reason: str | None = None
         self._lost = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._task.add_done_callback(self._note_ended)
 
     @property
     def id(self) -> int:
@@ -86,6 +87,10 @@ class EtcdSession:
             self._reason = reason
             self._lost.set()
 
+    def _note_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self._lose(f"renewing it failed: {error!r}")  # a mistake of ours
+
     async def _keep(self) -> None:
         said = "nothing was tried"
         due_s = self._deadline_s - self._ttl_s + self._ttl_s / RENEWALS
@@ -117,7 +122,7 @@ class EtcdSession:
             async with asyncio.timeout(max(min(left_s, self._ttl_s / RENEWALS / 2), 0)):
                 async with self._connection.stream(LEASE_KEEP_ALIVE) as (_, call):
                     sent_s = now_s()
-                    await call.write(LEASE_KEEP_ALIVE(ID=self._id))
+                    await self._connection.send(call, LEASE_KEEP_ALIVE(ID=self._id))
                     reply = await call.read()
                     if not isinstance(reply, LEASE_KEEP_ALIVE.reply):
                         raise FailedError(Outcome.ELSEWHERE, "etcd ended the stream")

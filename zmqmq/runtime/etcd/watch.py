@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final
 
 from zmqmq.core.meta.store import (
@@ -20,7 +20,7 @@ from zmqmq.core.meta.store import (
     UnauthorizedError,
     prefix_end,
 )
-from zmqmq.runtime.etcd.connection import EtcdConnection
+from zmqmq.runtime.etcd.connection import EtcdConnection, Stream
 from zmqmq.runtime.etcd.messages import (
     WATCH,
     Message,
@@ -114,8 +114,8 @@ async def watch(
         reader.forget_fragments()
         try:
             async with connection.stream(WATCH) as (endpoint, call):
-                await _open(call, namespace + prefix, reader.next_revision)
-                async with contextlib.aclosing(_replies(call)) as replies:
+                await _open(connection, call, namespace + prefix, reader.next_revision)
+                async with contextlib.aclosing(_replies(connection, call)) as replies:
                     async for reply in replies:
                         if reply.created:
                             pause_s, denials = PAUSE_FIRST_S, 0
@@ -130,11 +130,13 @@ async def watch(
                 denials += 1
                 if denials > DENIALS_MAX:
                     raise UnauthorizedError(f"etcd refused a watch: {failed}") from None
-        await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads load
         pause_s = min(2 * pause_s, PAUSE_LAST_S)
 
 
-async def _open(call: Any, prefix: bytes, next_revision: int) -> None:
+async def _open(
+    connection: EtcdConnection, call: Stream, prefix: bytes, next_revision: int
+) -> None:
     """Ask for all events from this revision on.
 
     And for those of the one before it, which are dropped: etcd does not say how far a watch is
@@ -149,12 +151,10 @@ async def _open(call: Any, prefix: bytes, next_revision: int) -> None:
         prev_kv=True,
         fragment=True,
     )
-    with _in_time():
-        async with asyncio.timeout(SILENCE_S):
-            await call.write(WATCH(create_request=request))
+    await connection.send(call, WATCH(create_request=request))
 
 
-async def _replies(call: Any) -> AsyncIterator[Message]:
+async def _replies(connection: EtcdConnection, call: Stream) -> AsyncGenerator[Message, None]:
     """Replies that are good news. Raises CompactedError and FailedError."""
     is_asked = True  # It says that it was created before it need say anything else.
     reading: asyncio.Future[Any] | None = None
@@ -168,9 +168,7 @@ async def _replies(call: Any) -> AsyncIterator[Message]:
                 if is_asked:
                     raise FailedError(Outcome.ELSEWHERE, "a watch was silent")
                 is_asked = True
-                with _in_time():
-                    async with asyncio.timeout(SILENCE_S):
-                        await call.write(WATCH(progress_request=WatchProgressRequest()))
+                await connection.send(call, WATCH(progress_request=WatchProgressRequest()))
                 continue
             reply, reading, is_asked = reading.result(), None, False
             if not isinstance(reply, WATCH.reply):
@@ -187,11 +185,3 @@ async def _replies(call: Any) -> AsyncIterator[Message]:
         if reading is not None:
             call.cancel()
             await asyncio.wait((reading,))
-
-
-@contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise FailedError(Outcome.ELSEWHERE, "a watch was not taken") from None
