@@ -19,11 +19,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Final
-
-import grpc
-import grpc.aio
+from collections.abc import AsyncIterator
+from typing import Final
 
 from zmqmq.core.meta.store import (
     AmbiguousError,
@@ -32,11 +29,11 @@ from zmqmq.core.meta.store import (
     UnavailableError,
 )
 from zmqmq.runtime.etcd.address import EtcdAddress
+from zmqmq.runtime.etcd.channel import CallError, Channel, Metadata, Stream
 from zmqmq.runtime.etcd.messages import (
     AUTHENTICATE,
     LEASE_TIME_TO_LIVE,
     STATUS,
-    STREAMS,
     Message,
     Method,
 )
@@ -52,62 +49,17 @@ PAUSE_LAST_S: Final = 0.5
 """The pause between attempts doubles from the first to the last."""
 LOGINS_MAX: Final = 2
 """For one call. A token that is refused right after the login will be refused for ever."""
-REPLY_BYTES_MAX: Final = 128 * 1024 * 1024
-"""A page of 1000 keys with the largest value takes half of it."""
-_OPTIONS: Final = (
-    # A host that vanished is noticed after 13 s; etcd takes pings every 5 s at most.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
-    # Nobody else's retries, proxies or connections: see rule 2.
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
-
-Stream = Any
-"""A `grpc.aio.StreamStreamCall`."""
-Procedure = Callable[..., Any]
 
 
 class Endpoint:
     """One member, and how we stand with it."""
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, target: str, address: EtcdAddress) -> None:
         self.target = target
+        self.channel = Channel(target, address)
         self.version: Version = UNKNOWN
         self.is_fit = False
         """Whether it answered, and as a member should, since it last failed."""
-        self.channel: grpc.aio.Channel = (
-            grpc.aio.insecure_channel(target, options=_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-        )
-        self._procedures: dict[Method, Procedure] = {}
-
-    def procedure(self, method: Method) -> Procedure:
-        """What calls the method at this member."""
-        if method not in self._procedures:
-            make = self.channel.stream_stream if method in STREAMS else self.channel.unary_unary
-            self._procedures[method] = make(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.reply.FromString,
-            )
-        return self._procedures[method]
-
-    @property
-    def is_up(self) -> bool:
-        """Whether there is a connection, as far as gRPC has noticed; begins one if not."""
-        state = self.channel.get_state(try_to_connect=True)
-        return state is grpc.ChannelConnectivity.READY
 
 
 class EtcdConnection:
@@ -123,20 +75,14 @@ class EtcdConnection:
         self._login = asyncio.Lock()
         self._cluster_id = 0
         self.closed_reason: str | None = "it was not opened"
-        self._closed: asyncio.Future[None]
         self._warned: set[str] = set()
 
     async def open(self, *, timeout_s: float) -> tuple[Version, int]:
         """Connect to a member. Its version, and the id of the cluster."""
-        address = self._address
-        credentials = None
-        if address.ca is not None:
-            credentials = grpc.ssl_channel_credentials(address.ca, address.key, address.cert)
         # In any order, so that brokers with the same list do not all use the same member.
-        targets = random.sample(address.endpoints, len(address.endpoints))
-        self._endpoints = [Endpoint(target, credentials) for target in targets]
+        targets = random.sample(self._address.endpoints, len(self._address.endpoints))
+        self._endpoints = [Endpoint(target, self._address) for target in targets]
         self.closed_reason = None
-        self._closed = asyncio.get_running_loop().create_future()
         try:
             await self.call(STATUS, STATUS(), timeout_s=timeout_s)
         except BaseException:
@@ -187,72 +133,67 @@ class EtcdConnection:
         endpoint, token, is_sent = self.endpoint, self._token, False
         try:
             await self._prepare(endpoint, min(last_s - clock(), ATTEMPT_S))
-            token, is_sent = self._token, True
+            token, is_sent = self._token, is_write
             reply = await self._ask(endpoint, method, request, max(last_s - clock(), 0))
             self._check_cluster(endpoint, reply)
-        except (grpc.aio.AioRpcError, FailedError) as error:
-            raise self._failure(endpoint, token, error, is_write and is_sent) from None
+        except (CallError, TimeoutError, FailedError) as error:
+            raise self._failure(endpoint, token, error, is_sent=is_sent) from None
         except StoreClosedError as closed:
-            if is_write and is_sent:
+            if is_sent:
                 raise AmbiguousError(f"etcd may have done it: {closed}") from None
             raise
         return reply
 
     @contextlib.asynccontextmanager
-    async def stream(self, method: Method) -> AsyncIterator[tuple[Endpoint, Stream]]:
-        """A call with streams, ended with the block. Whatever fails in the block or before it is
-        a FailedError behind it, that of the block itself included."""
+    async def stream(
+        self, method: Method, *, timeout_s: float = ATTEMPT_S
+    ) -> AsyncIterator[tuple[Endpoint, Stream]]:
+        """A call with streams, ended with the block; it begins within the time.
+
+        A CallError, a TimeoutError and a FailedError in the block or before it is a FailedError
+        behind it.
+        """
         self.check_open()
         endpoint, token = self.endpoint, self._token
         try:
-            await self._prepare(endpoint, ATTEMPT_S)
+            await self._prepare(endpoint, timeout_s)
             token = self._token
-            call = endpoint.procedure(method)(metadata=self._metadata())
+            call = endpoint.channel.stream(method, metadata=self._metadata())
             try:
                 yield endpoint, call
             finally:
                 call.cancel()
-        except (grpc.aio.AioRpcError, FailedError) as error:
+        except (CallError, TimeoutError, FailedError) as error:
             raise self._failure(endpoint, token, error) from None
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
 
-    async def send(self, call: Stream, message: Message) -> None:
-        """Write to a stream. Raises FailedError if it is not taken in time.
-
-        If the stream has ended nothing happens: the next read tells why. And gRPC forgets about a
-        write to a stream that is ended while it begins, so nothing here waits for the write alone.
-        """
-        writing = asyncio.ensure_future(call.write(message))
-        both: set[asyncio.Future[None]] = {writing, self._closed}
-        try:
-            await asyncio.wait(both, timeout=ATTEMPT_S, return_when=asyncio.FIRST_COMPLETED)
-            self.check_open()
-            if not writing.done():
-                raise FailedError(Outcome.ELSEWHERE, "a stream takes no messages")
-        finally:
-            writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, asyncio.InvalidStateError):
-                await writing
-
     def _failure(
         self,
         endpoint: Endpoint,
         token: str | None,
-        error: grpc.aio.AioRpcError | FailedError,
-        is_write: bool = False,  # noqa: FBT001, FBT002 - ours alone
+        error: CallError | TimeoutError | FailedError,
+        *,
+        is_sent: bool = False,
     ) -> FailedError:
-        """What it means, after taking note of what it says about the endpoint and the token."""
-        if isinstance(error, FailedError):
-            failed = error
-        else:
-            said = error.details() or error.code().name
-            failed = FailedError(judge(error.code(), said, is_write=is_write), said)
-        if failed.outcome is Outcome.LOGIN:
+        """What it means, after drawing conclusions about the endpoint and the token.
+
+        `is_sent` says that a write was under way.
+        """
+        match error:
+            case CallError():
+                outcome = judge(error.code, str(error), is_write=is_sent)
+            case TimeoutError():
+                outcome = Outcome.ELSEWHERE
+            case FailedError():
+                # If this was the reply to a write, then the wrong cluster has applied it.
+                outcome = Outcome.PERHAPS if is_sent else error.outcome
+        failed = FailedError(outcome, f"{endpoint.target}: {str(error) or 'no answer in time'}")
+        if outcome is Outcome.LOGIN:
             if self._token == token:  # else somebody has logged in meanwhile
                 self._token = None
-        elif failed.outcome is not Outcome.REFUSED:
+        elif outcome is not Outcome.REFUSED:
             self._leave(endpoint, str(failed))
         return failed
 
@@ -265,7 +206,6 @@ class EtcdConnection:
         """End all calls and streams. Again: nothing happens."""
         if self.closed_reason is None:
             self.closed_reason = reason
-            self._closed.set_result(None)
         endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
             await endpoint.channel.close()
@@ -274,8 +214,8 @@ class EtcdConnection:
         self, endpoint: Endpoint, method: Method, request: Message, timeout_s: float
     ) -> Message:
         try:
-            return await endpoint.procedure(method)(
-                request, timeout=timeout_s, metadata=self._metadata()
+            return await endpoint.channel.call(
+                method, request, timeout_s=timeout_s, metadata=self._metadata()
             )
         except asyncio.CancelledError:
             self._check_cancelled()
@@ -288,12 +228,13 @@ class EtcdConnection:
             self.check_open()
 
     async def _prepare(self, endpoint: Endpoint, timeout_s: float) -> None:
-        """Have a token, and a connection to a member that is fit."""
-        if self._token is None:
-            await self._log_in(endpoint, timeout_s)
-            self.check_open()
-        if not (endpoint.is_fit and endpoint.is_up):
-            await self._examine(endpoint, timeout_s)
+        """Have a token, and a connection to a member that is fit. Raises TimeoutError too."""
+        async with asyncio.timeout(timeout_s):
+            if self._token is None:
+                await self._log_in(endpoint, timeout_s)
+                self.check_open()
+            if not (endpoint.is_fit and endpoint.channel.is_up):
+                await self._examine(endpoint, timeout_s)
 
     async def _log_in(self, endpoint: Endpoint, timeout_s: float) -> None:
         if not self._address.user:
@@ -306,9 +247,8 @@ class EtcdConnection:
             request = AUTHENTICATE(name=self._address.user, password=self._address.password)
             try:
                 reply = await self._ask(endpoint, AUTHENTICATE, request, timeout_s)
-            except grpc.aio.AioRpcError as error:
-                said = error.details() or ""
-                if said != "etcdserver: authentication is not enabled":
+            except CallError as error:
+                if str(error) != "etcdserver: authentication is not enabled":
                     raise
                 # Whoever sets up an etcd may enable it after the brokers have started.
                 self._token = ""
@@ -320,15 +260,16 @@ class EtcdConnection:
         try:
             reply = await self._ask(endpoint, STATUS, STATUS(), timeout_s)
             version = Version.parse(reply.version)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+        except CallError as error:
+            if error.code != "PERMISSION_DENIED":
                 raise
             # Etcd 3.7 says its version to administrators alone. This one says the cluster's id to
             # everybody who has logged in, whether there is such a lease or not.
-            reply = await self._ask(endpoint, LEASE_TIME_TO_LIVE, LEASE_TIME_TO_LIVE(ID=1), 1)
+            request = LEASE_TIME_TO_LIVE(ID=1)
+            reply = await self._ask(endpoint, LEASE_TIME_TO_LIVE, request, timeout_s)
             version = UNKNOWN
         if reason := unfit(version):
-            raise FailedError(Outcome.ELSEWHERE, f"etcd at {endpoint.target} {reason}")
+            raise FailedError(Outcome.ELSEWHERE, f"this etcd {reason}")
         if self._cluster_id == 0:
             self._cluster_id = reply.header.cluster_id
         self._check_cluster(endpoint, reply)
@@ -342,19 +283,19 @@ class EtcdConnection:
         if reply.header.cluster_id != self._cluster_id:
             raise FailedError(
                 Outcome.ELSEWHERE,
-                f"etcd at {endpoint.target} is of cluster {reply.header.cluster_id:x}; this is "
+                f"this etcd is of cluster {reply.header.cluster_id:x}, the store of "
                 f"{self._cluster_id:x}: it was set up anew, or the endpoints are of two clusters",
             )
 
     def _leave(self, endpoint: Endpoint, reason: str) -> None:
         """Use the next one, if this is the one that is used."""
         if endpoint.is_fit:
-            logger.warning("etcd at %s failed: %s", endpoint.target, reason)
+            logger.warning("etcd failed at %s", reason)
         endpoint.is_fit = False
         if self._endpoints and endpoint is self.endpoint:
             self._place = (self._place + 1) % len(self._endpoints)
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self) -> Metadata:
         # A member that is cut off from the others says so at once, also on a watch that would
         # be silent otherwise (R26).
         metadata = (("hasleader", "true"),)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-import grpc
-
 from zmqmq.core.meta.store import (
     CompactedError,
     LeaseGoneError,
@@ -38,15 +36,15 @@ _DENIED: Final = (
 )
 _DEFINITE: Final = frozenset(
     {
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
+        "ALREADY_EXISTS",
+        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
     }
 )
 """Codes with which etcd refuses. UNAVAILABLE, UNKNOWN and the like say that it does not know."""
@@ -77,7 +75,7 @@ class RefusalError(Exception):
     """etcd understood, and said no. Never leaves this package: see `translated`."""
 
 
-def judge(code: grpc.StatusCode, details: str, *, is_write: bool) -> Outcome:
+def judge(code: str, details: str, *, is_write: bool) -> Outcome:
     """What a call that ended so may have done."""
     unknown = Outcome.PERHAPS if is_write else Outcome.ELSEWHERE
     if not details.startswith(_OF_ETCD):

@@ -117,15 +117,14 @@ class EtcdSession:
 
     async def _renew(self) -> tuple[float, float]:
         """When the renewal was sent, and for how long from then it holds; 0 if it is over."""
-        left_s = self._deadline_s - now_s()
-        try:
-            async with asyncio.timeout(max(min(left_s, self._ttl_s / RENEWALS / 2), 0)):
-                async with self._connection.stream(LEASE_KEEP_ALIVE) as (_, call):
-                    sent_s = now_s()
-                    await self._connection.send(call, LEASE_KEEP_ALIVE(ID=self._id))
-                    reply = await call.read()
-                    if not isinstance(reply, LEASE_KEEP_ALIVE.reply):
-                        raise FailedError(Outcome.ELSEWHERE, "etcd ended the stream")
-                    return sent_s, reply.TTL
-        except TimeoutError:
-            raise FailedError(Outcome.ELSEWHERE, "no answer to a renewal") from None
+        within_s = max(min(self._deadline_s - now_s(), self._ttl_s / RENEWALS / 2), 0)
+        until_s = now_s() + within_s
+        async with self._connection.stream(LEASE_KEEP_ALIVE, timeout_s=within_s) as (_, call):
+            sent_s = now_s()
+            left_s = max(until_s - sent_s, 0)
+            async with asyncio.timeout(left_s):
+                await call.write(LEASE_KEEP_ALIVE(ID=self._id), timeout_s=left_s)
+                reply = await call.read()
+            if reply is None:
+                raise FailedError(Outcome.ELSEWHERE, "etcd ended the stream")
+            return sent_s, reply.TTL

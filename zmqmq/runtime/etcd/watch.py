@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Any, Final
+from typing import Final
 
 from zmqmq.core.meta.store import (
     KV,
@@ -20,7 +20,8 @@ from zmqmq.core.meta.store import (
     UnauthorizedError,
     prefix_end,
 )
-from zmqmq.runtime.etcd.connection import EtcdConnection, Stream
+from zmqmq.runtime.etcd.channel import Stream
+from zmqmq.runtime.etcd.connection import EtcdConnection
 from zmqmq.runtime.etcd.messages import (
     WATCH,
     Message,
@@ -114,8 +115,8 @@ async def watch(
         reader.forget_fragments()
         try:
             async with connection.stream(WATCH) as (endpoint, call):
-                await _open(connection, call, namespace + prefix, reader.next_revision)
-                async with contextlib.aclosing(_replies(connection, call)) as replies:
+                await _open(call, namespace + prefix, reader.next_revision)
+                async with contextlib.aclosing(_replies(call)) as replies:
                     async for reply in replies:
                         if reply.created:
                             pause_s, denials = PAUSE_FIRST_S, 0
@@ -134,9 +135,7 @@ async def watch(
         pause_s = min(2 * pause_s, PAUSE_LAST_S)
 
 
-async def _open(
-    connection: EtcdConnection, call: Stream, prefix: bytes, next_revision: int
-) -> None:
+async def _open(call: Stream, prefix: bytes, next_revision: int) -> None:
     """Ask for all events from this revision on.
 
     And for those of the one before it, which are dropped: etcd does not say how far a watch is
@@ -151,13 +150,13 @@ async def _open(
         prev_kv=True,
         fragment=True,
     )
-    await connection.send(call, WATCH(create_request=request))
+    await call.write(WATCH(create_request=request), timeout_s=SILENCE_S)
 
 
-async def _replies(connection: EtcdConnection, call: Stream) -> AsyncGenerator[Message, None]:
+async def _replies(call: Stream) -> AsyncGenerator[Message, None]:
     """Replies that are good news. Raises CompactedError and FailedError."""
     is_asked = True  # It says that it was created before it need say anything else.
-    reading: asyncio.Future[Any] | None = None
+    reading: asyncio.Future[Message | None] | None = None
     try:
         while True:
             if reading is None:
@@ -168,10 +167,11 @@ async def _replies(connection: EtcdConnection, call: Stream) -> AsyncGenerator[M
                 if is_asked:
                     raise FailedError(Outcome.ELSEWHERE, "a watch was silent")
                 is_asked = True
-                await connection.send(call, WATCH(progress_request=WatchProgressRequest()))
+                asking = WATCH(progress_request=WatchProgressRequest())
+                await call.write(asking, timeout_s=SILENCE_S)
                 continue
             reply, reading, is_asked = reading.result(), None, False
-            if not isinstance(reply, WATCH.reply):
+            if reply is None:
                 raise FailedError(Outcome.ELSEWHERE, "etcd ended the stream")
             # Also together with `created`, of a watch that never was.
             if reply.compact_revision:
