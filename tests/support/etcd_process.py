@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -122,6 +123,26 @@ class EtcdCluster:
     @property
     def endpoints(self) -> str:
         return ",".join(member.endpoint for member in self.members)
+
+    def leader(self) -> EtcdMember:
+        """Who leads now, in the eyes of those who answer."""
+        said = self.ctl("endpoint", "status", "-w", "json", "--command-timeout", "10s")
+        for each in json.loads(said):
+            status = each["Status"]
+            if status["leader"] == status["header"]["member_id"]:
+                (found,) = (m for m in self.members if each["Endpoint"].endswith(m.endpoint))
+                return found
+        raise AssertionError(f"nobody leads: {said}")
+
+    def ctl(self, *arguments: str) -> str:
+        """What etcdctl prints."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        command = [etcd_binary("etcdctl"), "--endpoints", self.endpoints, *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environ, timeout=START_S, check=False
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def start(self) -> None:
         """Start those that do not run, and wait until they listen."""

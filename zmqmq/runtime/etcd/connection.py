@@ -49,6 +49,8 @@ PAUSE_LAST_S: Final = 0.5
 """The pause between attempts doubles from the first to the last."""
 LOGINS_MAX: Final = 2
 """For one call. A token that is refused right after the login will be refused for ever."""
+_ANY_LEASE: Final = LEASE_TIME_TO_LIVE(ID=1)
+"""Whether there is such a lease or not: everybody who has logged in may ask, and needs a leader."""
 
 
 class Endpoint:
@@ -84,7 +86,7 @@ class EtcdConnection:
         self._endpoints = [Endpoint(target, self._address) for target in targets]
         self.closed_reason = None
         try:
-            await self.call(STATUS, STATUS(), timeout_s=timeout_s)
+            await self.call(LEASE_TIME_TO_LIVE, _ANY_LEASE, timeout_s=timeout_s)
         except BaseException:
             await self.close("it could not be opened")
             raise
@@ -135,7 +137,7 @@ class EtcdConnection:
             await self._prepare(endpoint, min(last_s - clock(), ATTEMPT_S))
             token, is_sent = self._token, is_write
             reply = await self._ask(endpoint, method, request, max(last_s - clock(), 0))
-            self._check_cluster(endpoint, reply)
+            self._check_cluster(reply)
         except (CallError, TimeoutError, FailedError) as error:
             raise self._failure(endpoint, token, error, is_sent=is_sent) from None
         except StoreClosedError as closed:
@@ -181,14 +183,12 @@ class EtcdConnection:
 
         `is_sent` says that a write was under way.
         """
-        match error:
-            case CallError():
-                outcome = judge(error.code, str(error), is_write=is_sent)
-            case TimeoutError():
-                outcome = Outcome.ELSEWHERE
-            case FailedError():
-                # If this was the reply to a write, then the wrong cluster has applied it.
-                outcome = Outcome.PERHAPS if is_sent else error.outcome
+        outcome = Outcome.ELSEWHERE
+        if isinstance(error, CallError):
+            outcome = judge(error.code, str(error), is_write=is_sent)
+        elif isinstance(error, FailedError):
+            # If this was the reply to a write, then the wrong cluster has applied it.
+            outcome = Outcome.PERHAPS if is_sent else error.outcome
         failed = FailedError(outcome, f"{endpoint.target}: {str(error) or 'no answer in time'}")
         if outcome is Outcome.LOGIN:
             if self._token == token:  # else somebody has logged in meanwhile
@@ -263,23 +263,21 @@ class EtcdConnection:
         except CallError as error:
             if error.code != "PERMISSION_DENIED":
                 raise
-            # Etcd 3.7 says its version to administrators alone. This one says the cluster's id to
-            # everybody who has logged in, whether there is such a lease or not.
-            request = LEASE_TIME_TO_LIVE(ID=1)
-            reply = await self._ask(endpoint, LEASE_TIME_TO_LIVE, request, timeout_s)
+            # Where there are users, newer ones (3.5.30) say their version to root alone.
+            reply = await self._ask(endpoint, LEASE_TIME_TO_LIVE, _ANY_LEASE, timeout_s)
             version = UNKNOWN
         if reason := unfit(version):
             raise FailedError(Outcome.ELSEWHERE, f"this etcd {reason}")
         if self._cluster_id == 0:
             self._cluster_id = reply.header.cluster_id
-        self._check_cluster(endpoint, reply)
+        self._check_cluster(reply)
         endpoint.version, endpoint.is_fit = version, True
         for warning in shortcomings(version):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("etcd at %s %s", endpoint.target, warning)
 
-    def _check_cluster(self, endpoint: Endpoint, reply: Message) -> None:
+    def _check_cluster(self, reply: Message) -> None:
         if reply.header.cluster_id != self._cluster_id:
             raise FailedError(
                 Outcome.ELSEWHERE,

@@ -1,0 +1,185 @@
+"""A real etcd with users, whose tokens run out, and one with certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.conformance.metadata_store")
+
+from tests.conformance.metadata_store import batches, put  # noqa: E402
+from tests.support.broker_process import missing  # noqa: E402
+from tests.support.etcd_process import EtcdCluster, etcd_cluster  # noqa: E402
+from zmqmq.core.meta.store import (  # noqa: E402
+    Put,
+    StoreError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
+
+PATIENCE_S = 30.0
+TOKEN_S = 2
+"""How long a token lives that is not used."""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """Knows `broker`, who may use what is below zmqmq/."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with etcd_cluster(folder, flags=["--auth-token-ttl", str(TOKEN_S)]) as cluster:
+        for command in (
+            "user add root:secret",
+            "user grant-role root root",
+            "user add broker:geheim",
+            "role add zmqmq",
+            "role grant-permission zmqmq readwrite zmqmq/ --prefix",
+            "user grant-role broker zmqmq",
+            "auth enable",
+        ):
+            cluster.ctl(*command.split())
+        yield cluster
+
+
+def store_of(
+    etcd: EtcdCluster, folder: Path, password: str = "geheim", prefix: str = "zmqmq"
+) -> EtcdStore:
+    file = folder / "password"
+    file.write_text(password + "\n")
+    return EtcdStore(f"etcd3://broker@{etcd.endpoints}/{prefix}?password_file={file}")
+
+
+async def three_keys(store: EtcdStore, start: int) -> list[bytes]:
+    keys: list[bytes] = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for batch in store.watch(b"", start):
+            keys += [event.kv.key for event in batch.events]
+            if len(keys) >= 3:
+                break
+    return keys
+
+
+def test_tokens_that_ran_out_are_replaced_unseen(guarded: EtcdCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        store = store_of(guarded, tmp_path)
+        await store.open()
+        session = await store.session(3)
+        start = await put(store, Put(b"live", b"", session.id))
+        watching = asyncio.create_task(three_keys(store, start + 1))
+        await asyncio.sleep(1.5 * TOKEN_S)
+        await put(store, Put(b"idle", b""))
+        await asyncio.sleep(1.5 * TOKEN_S)
+        # All of them find out at the same time.
+        found = await asyncio.gather(*(store.get(b"idle") for _ in range(20)))
+        assert all(kv is not None for kv in found)
+
+        # A restart forgets all tokens, and the watch must come back with a new one.
+        (member,) = guarded.members
+        member.stop()
+        member.start()
+        await asyncio.to_thread(member.wait_listening)
+        await put(store, Put(b"restarted", b""))
+        await put(store, Put(b"again", b""))
+
+        assert await watching == [b"idle", b"restarted", b"again"]
+        assert (session.alive, session.reason) == (True, None)
+        await session.close()
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_who_may_not_is_told_so(guarded: EtcdCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        store = store_of(guarded, tmp_path, prefix="others")
+        await store.open()
+        for call in (
+            store.get(b"x"),
+            store.list(b""),
+            store.commit([Put(b"x", b"")]),
+            batches(store, b"", 1, 1),
+        ):
+            async with asyncio.timeout(PATIENCE_S):
+                with pytest.raises(UnauthorizedError, match="permission denied"):
+                    await call
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_a_wrong_password_and_none_are_refused_at_once(
+    guarded: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(UnauthorizedError, match="invalid user ID or password"):
+            await store_of(guarded, tmp_path, password="falsch").open()
+        nobody = EtcdStore(f"etcd3://{guarded.endpoints}/zmqmq")
+        with pytest.raises(UnauthorizedError, match="user name is empty"):
+            await nobody.open()
+        assert asyncio.get_running_loop().time() - began_s < 4, "nobody waited for the time"
+
+    asyncio.run(test())
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, which signed both.pem, and other.pem, which it did not sign."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        missing("no openssl: put it on PATH")
+        raise AssertionError
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "names").write_text(
+        "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
+    )
+    new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    for command in (
+        f"req -x509 {new} -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+        f"req -x509 {new} -keyout other.key -out other.pem -subj /CN=other -days 2",
+        f"req {new} -keyout both.key -out both.csr -subj /CN=both",
+        "x509 -req -in both.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out both.pem -days 2 "
+        "-extfile names",
+    ):
+        subprocess.run([openssl, *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_certificates(keys: Path, tmp_path: Path) -> None:
+    flags = [
+        "--client-cert-auth",
+        *("--trusted-ca-file", str(keys / "ca.pem")),
+        *("--cert-file", str(keys / "both.pem"), "--key-file", str(keys / "both.key")),
+    ]
+
+    async def test(etcd: EtcdCluster) -> None:
+        url = f"etcd3://{etcd.endpoints}/tls"
+        own = f"&cert={keys}/both.pem&key={keys}/both.key"
+        store = EtcdStore(f"{url}?ca={keys}/ca.pem{own}")
+        await store.open()
+        start = await put(store, Put(b"a", b""))
+        assert len(await batches(store, b"", start, 1)) == 1
+        session = await store.session(3)
+        await asyncio.sleep(1.2)
+        assert session.alive
+        await session.close()
+        await store.close()
+        for query in (
+            "",
+            f"?ca={keys}/ca.pem",
+            f"?ca={keys}/other.pem{own}",
+            f"?ca={keys}/ca.pem&cert={keys}/other.pem&key={keys}/other.key",
+        ):
+            wrong = EtcdStore(url + query, timeout_s=0.7)
+            with pytest.raises(UnavailableError, match=etcd.endpoints):
+                await wrong.open()
+            with pytest.raises(StoreError):
+                await wrong.get(b"a")
+
+    with etcd_cluster(tmp_path, flags=flags) as etcd:
+        asyncio.run(test(etcd))
