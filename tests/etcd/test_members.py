@@ -25,14 +25,26 @@ from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
 
 CALL_S = 4.0
 """Over two elections of etcd, and what a write to a frozen member costs."""
+ELECTION_S = 2.0
+"""At most; and it is a random time over 1 s."""
 SLACK_S = 1.5
 """What a busy machine may add."""
 
 
 @pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
     with etcd_cluster(tmp_path_factory.mktemp("etcd"), 3) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def etcd(members: EtcdCluster) -> Iterator[EtcdCluster]:
+    """All of them well, also after a test that failed in the middle."""
+    yield members
+    for member in members.members:
+        if member.is_running:
+            member.thaw()
+    members.start()
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +156,8 @@ def test_without_a_majority_calls_end_and_sessions_are_lost_in_time(etcd: EtcdCl
 
                 async with asyncio.timeout(PATIENCE_S):
                     reason = await session.wait_lost()
-                assert session.deadline_s <= frozen_s + session.ttl_s + 0.05, "nobody renewed it"
+                # A leader takes a while to see that it has no majority, and renews until then.
+                assert session.deadline_s < frozen_s + session.ttl_s + ELECTION_S
                 assert now_s() < session.deadline_s + SLACK_S
                 assert not session.alive
                 assert "not renewed within" in reason

@@ -68,7 +68,7 @@ def test_tokens_that_ran_out_are_replaced_unseen(guarded: EtcdCluster, tmp_path:
     async def test() -> None:
         store = store_of(guarded, tmp_path)
         await store.open()
-        session = await store.session(3)
+        session = await store.session(15)
         start = await put(store, Put(b"live", b"", session.id))
         watching = asyncio.create_task(three_keys(store, start + 1))
         await asyncio.sleep(1.5 * TOKEN_S)
@@ -80,7 +80,7 @@ def test_tokens_that_ran_out_are_replaced_unseen(guarded: EtcdCluster, tmp_path:
 
         # A restart forgets all tokens, and the watch must come back with a new one.
         (member,) = guarded.members
-        member.stop()
+        member.kill()
         member.start()
         await asyncio.to_thread(member.wait_listening)
         await put(store, Put(b"restarted", b""))

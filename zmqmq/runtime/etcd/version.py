@@ -46,10 +46,10 @@ def unfit(version: Version) -> str | None:
 
 def shortcomings(version: Version) -> Iterator[str]:
     """What its operators should know, as the rest of a sentence."""
-    if not version.has((3, 5, 28), (3, 6, 9)):
+    if not version.has((3, 4, 42), (3, 5, 28), (3, 6, 9)):
         yield (
-            f"is {version}, which may answer with old data after a pause of its process; 3.5.28, "
-            "3.6.9 and later do not"
+            f"is {version}, which may answer with old data after a pause of its process; 3.4.42, "
+            "3.5.28, 3.6.9 and what follows them do not"
         )
 
 
