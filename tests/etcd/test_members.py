@@ -11,7 +11,7 @@ import pytest
 pytest.register_assert_rewrite("tests.conformance.metadata_store", "tests.support.store_work")
 
 from tests.conformance.metadata_store import until_gone  # noqa: E402
-from tests.support.etcd_process import EtcdCluster, EtcdMember, etcd_cluster  # noqa: E402
+from tests.support.etcd_process import EtcdCluster, EtcdMember, etcd_cluster, on_uvloop  # noqa: E402
 from tests.support.store_work import PATIENCE_S, Work  # noqa: E402
 from zmqmq.core.meta.store import (  # noqa: E402
     AmbiguousError,
@@ -107,7 +107,7 @@ def test_each_member_in_turn(etcd: EtcdCluster, fault: str) -> None:
             assert kv.create_revision == epoch
             await session.close()
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 def test_all_killed_and_started_again(etcd: EtcdCluster) -> None:
@@ -133,7 +133,7 @@ def test_all_killed_and_started_again(etcd: EtcdCluster) -> None:
             assert (kv.create_revision, session.alive) == (epoch, True)
             await session.close()
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 def test_without_a_majority_calls_end_and_sessions_are_lost_in_time(etcd: EtcdCluster) -> None:
@@ -169,7 +169,7 @@ def test_without_a_majority_calls_end_and_sessions_are_lost_in_time(etcd: EtcdCl
                 if isinstance(caught.value, UnavailableError):
                     assert await store.get(b"x") is None, "it said that nothing was applied"
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 def test_a_frozen_leader_that_wakes_up(etcd: EtcdCluster) -> None:
@@ -205,4 +205,4 @@ def test_a_frozen_leader_that_wakes_up(etcd: EtcdCluster) -> None:
                     assert later > epoch
                     await again.close()
 
-    asyncio.run(test())
+    on_uvloop(test())

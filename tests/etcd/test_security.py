@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("tests.conformance.metadata_store")
 
 from tests.conformance.metadata_store import batches, put  # noqa: E402
 from tests.support.broker_process import missing  # noqa: E402
-from tests.support.etcd_process import EtcdCluster, etcd_cluster  # noqa: E402
+from tests.support.etcd_process import EtcdCluster, etcd_cluster, on_uvloop  # noqa: E402
 from zmqmq.core.meta.store import (  # noqa: E402
     Put,
     StoreError,
@@ -91,7 +91,7 @@ def test_tokens_that_ran_out_are_replaced_unseen(guarded: EtcdCluster, tmp_path:
         await session.close()
         await store.close()
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 def test_who_may_not_is_told_so(guarded: EtcdCluster, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_who_may_not_is_told_so(guarded: EtcdCluster, tmp_path: Path) -> None:
                     await call
         await store.close()
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 def test_a_wrong_password_and_none_are_refused_at_once(
@@ -124,7 +124,7 @@ def test_a_wrong_password_and_none_are_refused_at_once(
             await nobody.open()
         assert asyncio.get_running_loop().time() - began_s < 4, "nobody waited for the time"
 
-    asyncio.run(test())
+    on_uvloop(test())
 
 
 @pytest.fixture(scope="module")
@@ -182,4 +182,4 @@ def test_certificates(keys: Path, tmp_path: Path) -> None:
                 await wrong.get(b"a")
 
     with etcd_cluster(tmp_path, flags=flags) as etcd:
-        asyncio.run(test(etcd))
+        on_uvloop(test(etcd))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,8 +11,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import uvloop
 
 from tests.support.broker_process import missing
 
@@ -26,6 +30,12 @@ def etcd_binary(name: str = "etcd") -> str:
         missing(f"no {name}: put it on PATH, or name etcd in ZMQMQ_ETCD")
         raise AssertionError
     return found
+
+
+def on_uvloop(work: Coroutine[Any, Any, None]) -> None:
+    """Run it on the loop that a broker has. The conformance suite runs on asyncio's own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 def free_ports(count: int) -> list[int]:
