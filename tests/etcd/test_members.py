@@ -23,7 +23,7 @@ from zmqmq.core.meta.store import (  # noqa: E402
 from zmqmq.runtime.boottime import now_s  # noqa: E402
 from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
 
-CALL_S = 4.0
+CALL_S = 3.0
 """Over two elections of etcd, and what a write to a frozen member costs."""
 ELECTION_S = 2.0
 """At most; and it is a random time over 1 s."""

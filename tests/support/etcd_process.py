@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -18,17 +19,31 @@ from typing import Any
 import uvloop
 
 from tests.support.broker_process import missing
+from zmqmq.runtime.etcd.version import Version
 
 START_S = 30.0
+OLDEST = Version(3, 5, 16)
 
 
+@functools.cache
 def etcd_binary(name: str = "etcd") -> str:
     """`$ZMQMQ_ETCD` or what is beside it, else what is on PATH; skips the test without one."""
     given = os.environ.get("ZMQMQ_ETCD")
     found = str(Path(given).with_name(name)) if given else shutil.which(name)
     if found is None or not os.access(found, os.X_OK):
-        missing(f"no {name}: put it on PATH, or name etcd in ZMQMQ_ETCD")
+        missing(
+            f"no {found or name}: `.ci/get-etcd DIR` gets one on Debian; name it in ZMQMQ_ETCD, "
+            "or put it on PATH"
+        )
         raise AssertionError
+    if name == "etcd":
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        said = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, env=environ, check=True
+        ).stdout
+        version = Version.parse(said.partition("etcd Version: ")[2])
+        if version < OLDEST:
+            missing(f"{found} is {version}; the tests need {OLDEST}, which loses less")
     return found
 
 

@@ -202,7 +202,14 @@ def _open_store(config: BrokerConfig, folder: Path) -> MetadataStore:
     if not found:
         known = ", ".join(sorted(e.name for e in entry_points(group="zmqmq.metadata")))
         raise ConfigError(f"broker.metadata: there is no driver {driver!r}; installed are {known}")
-    store: MetadataStore = next(iter(found)).load()(config.broker.metadata)
+    try:
+        make = next(iter(found)).load()
+    except ImportError as error:
+        raise ConfigError(
+            f"broker.metadata: the driver {driver!r} needs what is not installed ({error}): "
+            f"pip install 'zmqmq[{driver}]'"
+        ) from None
+    store: MetadataStore = make(config.broker.metadata)
     return store
 
 
