@@ -26,6 +26,7 @@ from zmqmq.core.meta.store import (  # noqa: E402
     UnavailableError,
 )
 from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
+from zmqmq.runtime.etcd.watch import SILENCE_S  # noqa: E402
 from zmqmq.runtime.mirror import Mirror  # noqa: E402
 
 PATIENCE_S = 30.0
@@ -161,6 +162,41 @@ def test_a_read_and_a_grant_are_tried_elsewhere(etcd: EtcdCluster) -> None:
             await put(store, Put(b"leased", b"", session.id))
             await session.close()
             assert await store.get(b"leased") is None
+
+    on_uvloop(test())
+
+
+def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(etcd: EtcdCluster) -> None:
+    """Nothing else asks it for anything. gRPC's own pings would take 13 s."""
+
+    async def test() -> None:
+        async with (
+            TcpProxy(etcd.endpoints) as one,
+            TcpProxy(etcd.endpoints) as other,
+            opened(etcd.endpoints) as direct,
+        ):
+
+            def silence_the_used_one() -> None:
+                used = one if one.connections else other
+                used.loses_replies = True
+
+            async with opened(one.endpoint, other.endpoint) as store:
+                session = await store.session(3)
+                silence_the_used_one()
+                await asyncio.sleep(5)
+                assert (session.alive, session.reason) == (True, None)
+            one.cut()
+            other.cut()
+            one.connections = other.connections = 0
+            async with opened(one.endpoint, other.endpoint) as store:
+                start = await put(direct, Put(b"silent", b""))
+                watch = store.watch(b"silent", start)
+                assert (await anext(watch)).revision == start
+                silence_the_used_one()
+                await put(direct, Put(b"silent", b""))
+                async with asyncio.timeout(2 * SILENCE_S + 5):
+                    while not (await anext(watch)).events:
+                        pass
 
     on_uvloop(test())
 

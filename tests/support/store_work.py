@@ -49,10 +49,14 @@ class Work:
                 task.cancel()
 
     async def advance(self, count: int) -> None:
-        """Wait until so many more commits were acknowledged."""
+        """Wait until so many more commits were acknowledged, and the watch has seen them."""
         least = len(self.acknowledged) + count
         async with asyncio.timeout(PATIENCE_S), self._moved:
             await self._moved.wait_for(lambda: len(self.acknowledged) >= least)
+            await self._seen(max(self.acknowledged.values()))
+
+    async def _seen(self, revision: int) -> None:
+        await self._moved.wait_for(lambda: self._batches and self._batches[-1].revision >= revision)
 
     async def _write(self) -> None:
         number = 0
@@ -82,9 +86,7 @@ class Work:
         acknowledged, refused = dict(self.acknowledged), set(self.refused)
         snapshot = await self._store.list(self._prefix)
         async with asyncio.timeout(PATIENCE_S), self._moved:
-            await self._moved.wait_for(
-                lambda: self._batches and self._batches[-1].revision >= snapshot.revision
-            )
+            await self._seen(snapshot.revision)
         held = {kv.key: kv for kv in snapshot.items}
 
         assert {key: held[key].mod_revision for key in acknowledged} == acknowledged

@@ -18,13 +18,15 @@ import sys
 sys.modules["grpc"] = None
 from zmqmq.config.broker import BrokerConfig, BrokerOptions
 from zmqmq.runtime.main import _open_store
-_open_store(BrokerConfig(broker=BrokerOptions(data_dir="/none", metadata="etcd3://one:2379/x")), None)
+options = BrokerOptions(data_dir="/none", metadata="etcd3://one:2379/x")
+_open_store(BrokerConfig(broker=options), None)
 """
 
 
 def test_the_address_chooses_the_driver(tmp_path: Path) -> None:
     def opened(metadata: str) -> object:
-        return _open_store(BrokerConfig(broker=BrokerOptions(data_dir=str(tmp_path), metadata=metadata)), tmp_path)
+        options = BrokerOptions(data_dir=str(tmp_path), metadata=metadata)
+        return _open_store(BrokerConfig(broker=options), tmp_path)
 
     assert isinstance(opened("etcd3://one:2379/x"), EtcdStore)
     with pytest.raises(ConfigError, match="'etcd2'; installed are etcd3, sqlite"):
