@@ -25,6 +25,7 @@ from zmqmq.core.meta.store import (  # noqa: E402
     StoreError,
     UnavailableError,
 )
+from zmqmq.runtime.boottime import now_s  # noqa: E402
 from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
 from zmqmq.runtime.etcd.watch import SILENCE_S  # noqa: E402
 from zmqmq.runtime.mirror import Mirror  # noqa: E402
@@ -129,8 +130,16 @@ def test_a_commit_that_cannot_be_sent_has_not_happened(etcd: EtcdCluster) -> Non
             later = asyncio.create_task(store.commit([Put(b"later", b"")], timeout_s=PATIENCE_S))
             await asyncio.sleep(0.2)
             await proxy.listen()
-
             assert (await later).ok, "it waits for a connection as long as it has time"
+
+            # The connection breaks while nothing is asked, and no other comes about.
+            proxy.cut()
+            await asyncio.sleep(0.2)
+            proxy.loses_requests = True
+            with pytest.raises(UnavailableError, match=proxy.endpoint):
+                await store.commit([Put(b"never", b"")], timeout_s=SHORT_S)
+            proxy.cut()
+
             assert await direct.get(b"never") is None
 
     on_uvloop(test())
@@ -166,8 +175,11 @@ def test_a_read_and_a_grant_are_tried_elsewhere(etcd: EtcdCluster) -> None:
     on_uvloop(test())
 
 
-def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(etcd: EtcdCluster) -> None:
-    """Nothing else asks it for anything. gRPC's own pings would take 13 s."""
+def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(
+    etcd: EtcdCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else asks it for anything. gRPC's own pings would take 13 s. And a watch to which
+    nothing happens is not taken for a silent one."""
 
     async def test() -> None:
         async with (
@@ -180,6 +192,8 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(etcd: EtcdClu
                 used = one if one.connections else other
                 used.loses_replies = True
 
+            start = await put(direct, Put(b"silent", b""))
+            idle = asyncio.create_task(until_ended(direct.watch(b"idle", start + 1)))
             async with opened(one.endpoint, other.endpoint) as store:
                 session = await store.session(3)
                 silence_the_used_one()
@@ -189,7 +203,6 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(etcd: EtcdClu
             other.cut()
             one.connections = other.connections = 0
             async with opened(one.endpoint, other.endpoint) as store:
-                start = await put(direct, Put(b"silent", b""))
                 watch = store.watch(b"silent", start)
                 assert (await anext(watch)).revision == start
                 silence_the_used_one()
@@ -197,6 +210,8 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(etcd: EtcdClu
                 async with asyncio.timeout(2 * SILENCE_S + 5):
                     while not (await anext(watch)).events:
                         pass
+            assert f"failed at {etcd.endpoints}" not in caplog.text
+            idle.cancel()
 
     on_uvloop(test())
 
@@ -257,20 +272,25 @@ def test_a_watch_over_a_breaking_connection_has_no_gap_and_nothing_twice(
 
 
 def test_a_revision_that_comes_in_fragments_is_one_batch(etcd: EtcdCluster) -> None:
-    """With what was there before it is larger than what etcd sends at once."""
+    """With what was there before it is larger than what etcd sends at once. A connection that
+    breaks between two fragments takes the first of them along."""
 
     async def test() -> None:
-        async with opened(etcd.endpoints) as store:
+        async with both(etcd) as (proxy, store, direct):
             keys = [b"large/%02d" % i for i in range(15)]
-            first = await put(store, *(Put(key, b"1" * VALUE_BYTES_MAX) for key in keys))
-            await put(store, *(Put(key, b"2" * VALUE_BYTES_MAX) for key in keys))
-            await put(store, Put(keys[0], b"3"))
+            first = await put(direct, *(Put(key, b"1" * VALUE_BYTES_MAX) for key in keys))
+            await put(direct, *(Put(key, b"2" * VALUE_BYTES_MAX) for key in keys))
+            await put(direct, Put(keys[0], b"3"))
 
-            found = await batches(store, b"large/", first, 3)
+            found = await batches(direct, b"large/", first, 3)
 
             assert [batch.revision for batch in found] == [first, first + 1, first + 2]
             assert [[event.kv.key for event in batch.events] for batch in found[:2]] == [keys] * 2
             assert [event.prev for event in found[1].events] == [e.kv for e in found[0].events]
+            for length in range(1_000_000, 2_800_000, 200_000):
+                proxy.cut_after_bytes = length
+                assert await batches(store, b"large/", first + 1, 2) == found[1:]
+                assert proxy.cut_after_bytes is None
 
     on_uvloop(test())
 
@@ -320,6 +340,24 @@ def test_a_lease_that_somebody_revokes_ends_its_session(etcd: EtcdCluster) -> No
             assert await store.get(b"revoked") is None
             assert other.alive
             await other.close()
+
+    on_uvloop(test())
+
+
+def test_a_lease_counts_from_when_its_renewal_was_sent(etcd: EtcdCluster) -> None:
+    """From when it was answered would be later than etcd counts."""
+
+    async def test() -> None:
+        async with both(etcd) as (proxy, store, _):
+            session = await store.session(6)
+            granted_s = session.deadline_s
+            proxy.delay_s = 0.3
+            async with asyncio.timeout(PATIENCE_S):
+                while session.deadline_s == granted_s:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.02)
+
+            assert now_s() - (session.deadline_s - session.ttl_s) >= 0.3
+            await session.close()
 
     on_uvloop(test())
 

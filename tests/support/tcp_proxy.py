@@ -21,6 +21,8 @@ class TcpProxy:
         self.loses_replies = False
         self.cut_after_bytes: int | None = None
         """Of replies, on the connections from then on together; counts down."""
+        self.delay_s = 0.0
+        """Of replies."""
         self.connections = 0
 
     @property
@@ -86,6 +88,8 @@ class TcpProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
     ) -> None:
         while data := await reader.read(65536):
+            if is_reply and self.delay_s:
+                await asyncio.sleep(self.delay_s)
             if is_reply and self.cut_after_bytes is not None:
                 data = data[: self.cut_after_bytes]
                 self.cut_after_bytes -= len(data)
