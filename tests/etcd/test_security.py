@@ -22,6 +22,7 @@ from zmqmq.core.meta.store import (  # noqa: E402
     UnavailableError,
 )
 from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
+from zmqmq.testing import Broker  # noqa: E402
 
 PATIENCE_S = 30.0
 TOKEN_S = 2
@@ -46,12 +47,18 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
         yield cluster
 
 
+def address_of(
+    etcd: EtcdCluster, folder: Path, password: str = "geheim", prefix: str = "zmqmq"
+) -> str:
+    file = folder / "password"
+    file.write_text(password + "\n")
+    return f"etcd3://broker@{etcd.endpoints}/{prefix}?password_file={file}"
+
+
 def store_of(
     etcd: EtcdCluster, folder: Path, password: str = "geheim", prefix: str = "zmqmq"
 ) -> EtcdStore:
-    file = folder / "password"
-    file.write_text(password + "\n")
-    return EtcdStore(f"etcd3://broker@{etcd.endpoints}/{prefix}?password_file={file}")
+    return EtcdStore(address_of(etcd, folder, password, prefix))
 
 
 async def three_keys(store: EtcdStore, start: int) -> list[bytes]:
@@ -125,6 +132,23 @@ def test_a_wrong_password_and_none_are_refused_at_once(
         assert asyncio.get_running_loop().time() - began_s < 4, "nobody waited for the time"
 
     on_uvloop(test())
+
+
+def test_a_broker_that_may_not_compact_serves_on(
+    guarded: EtcdCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Compaction is for root alone; somebody else or etcd itself has to do it."""
+    monkeypatch.setattr("zmqmq.runtime.server.HISTORY_KEPT", 1)
+    settings = {"broker.metadata": address_of(guarded, tmp_path, prefix="zmqmq/alone")}
+    with Broker(settings=settings) as broker, broker.connect() as client:
+        for name in ("one", "two", "three"):
+            client.topics.create(name)
+        client.producer("three").send(b"hello").result()
+
+    assert "was not compacted: etcd refused" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,8 @@ class BrokerOptions:
         str,
         Setting(
             "Where topics and ids are kept: `DRIVER` or `DRIVER://…`, a driver being an entry "
-            "point of the group `zmqmq.metadata`. Empty: the embedded SQLite store in the data "
-            "directory."
+            "point of the group `zmqmq.metadata`. `etcd3://HOST:PORT,…/PREFIX` is an etcd "
+            "(docs/etcd.md). Empty: the embedded SQLite store in the data directory."
         ),
     ] = ""
 

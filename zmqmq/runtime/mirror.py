@@ -11,6 +11,7 @@ listens to the callbacks misses nothing but the steps in between.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -28,6 +29,8 @@ from zmqmq.core.meta.store import (
     deleted,
     prefix_end,
 )
+
+logger = logging.getLogger("zmqmq.metadata")
 
 PAGE_ITEMS: Final = 1000
 """Keys of one `list`; with 64 KiB for the largest value far below what a store sends at once in
@@ -138,6 +141,16 @@ class Mirror:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+    async def forget_history(self) -> None:
+        """Let the store forget what is in the copy. It need not happen now, nor by this broker:
+        other brokers do the same, and in an etcd with users nobody but root may."""
+        try:
+            await self._store.compact(self._revision)
+        except CompactedError:
+            return
+        except StoreError as error:
+            logger.warning("the metadata's history was not compacted: %s", error)
 
     async def _follow(self) -> None:
         pause_s = RETRY_FIRST_S

@@ -430,7 +430,7 @@ class Server:
         self._check_started()
         if batch.revision >= self._compacted + HISTORY_KEPT:
             self._compacted = batch.revision
-            self._spawn(self._store.compact(batch.revision))
+            self._spawn(self._mirror.forget_history())
 
     def _begin(self, batch: Batch) -> None:
         reached = self._broker.membership.format.epoch

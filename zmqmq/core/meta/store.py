@@ -1,6 +1,6 @@
 """The store on which the brokers of a cluster agree, as far as anybody but a driver knows it.
 
-A driver (runtime/sqlite_store.py, later etcd) is asynchronous and does I/O; this module has only
+A driver (runtime/sqlite_store.py, runtime/etcd/) is asynchronous and does I/O; this module has only
 its shape, the errors, and the rules that are the same for all drivers. The semantics are etcd's,
 restricted to what SQLite can do identically. tests/conformance/metadata_store.py tests them.
 
