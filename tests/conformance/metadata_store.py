@@ -536,7 +536,8 @@ async def a_cancelled_commit_happens_whole_or_not_at_all(bench: Bench) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-        after = await put(store, Put(p + b"after", b""))
+        await put(store, Put(p + b"after", b""))
         found = (await store.list(p + b"%d/" % turn)).items
         assert len(found) in {0, 20}
-        assert {kv.mod_revision for kv in found} in [set(), {after - 1}]
+        # Which one is the store's affair: what is ambiguous may also happen later.
+        assert len({kv.mod_revision for kv in found}) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 import subprocess
@@ -72,6 +73,25 @@ def run(directory: Path, test: Callable[[SqliteBench], Awaitable[None]]) -> None
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_rules_of_all_stores(rule: Rule, tmp_path: Path) -> None:
     run(tmp_path, rule)
+
+
+def test_a_cancelled_commit_happens_before_the_next_or_never(tmp_path: Path) -> None:
+    async def test(bench: SqliteBench) -> None:
+        store = await bench.store()
+        for turn in range(20):
+            key = b"%d" % turn
+            cancelled = asyncio.create_task(store.commit([Put(key, b"")]))
+            for _ in range(turn % 5):
+                await asyncio.sleep(0)
+            cancelled.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await cancelled
+
+            after = await put(store, Put(b"after", b""))
+            kv = await store.get(key)
+            assert kv is None or kv.mod_revision == after - 1
+
+    run(tmp_path, test)
 
 
 def test_a_new_file_is_at_revision_1_and_keeps_its_cluster_id(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Differences that a caller may see:
 
-- A commit whose answer is lost is an AmbiguousError (etcd.md R2), and so is a compaction.
+- A commit whose answer is lost is an AmbiguousError (etcd.md R2), and so is a compaction. It, or
+  one that was cancelled, may be applied later than one that was sent after it.
 - TTLs are whole seconds, and etcd grants no less than one and a half of its election timeouts.
 - CompactedError of `list` and `compact` names the revision that was asked for: etcd does not say
   how far it has compacted. That of a watch is exact.
