@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -175,43 +175,54 @@ def test_a_read_and_a_grant_are_tried_elsewhere(etcd: EtcdCluster) -> None:
     on_uvloop(test())
 
 
+@contextlib.asynccontextmanager
+async def silenced(etcd: EtcdCluster) -> AsyncIterator[tuple[EtcdStore, Callable[[], None]]]:
+    """A store with two ways to etcd, and what makes the one that it uses silent."""
+    async with (
+        TcpProxy(etcd.endpoints) as one,
+        TcpProxy(etcd.endpoints) as other,
+        opened(one.endpoint, other.endpoint) as store,
+    ):
+
+        def silence() -> None:
+            assert not (one.connections and other.connections)
+            used = one if one.connections else other
+            used.loses_replies = True
+
+        yield store, silence
+
+
 def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(
     etcd: EtcdCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing else asks it for anything. gRPC's own pings would take 13 s. And a watch to which
     nothing happens is not taken for a silent one."""
 
+    async def keep() -> None:
+        async with silenced(etcd) as (store, silence):
+            session = await store.session(3)
+            silence()
+            await asyncio.sleep(5)
+            assert (session.alive, session.reason) == (True, None)
+            await session.close()
+
+    async def watch(start: int) -> None:
+        async with silenced(etcd) as (store, silence), opened(etcd.endpoints) as direct:
+            following = store.watch(b"silent", start)
+            assert (await anext(following)).revision == start
+            silence()
+            await put(direct, Put(b"silent", b""))
+            async with asyncio.timeout(2 * SILENCE_S + 5):
+                while not (await anext(following)).events:
+                    pass
+
     async def test() -> None:
-        async with (
-            TcpProxy(etcd.endpoints) as one,
-            TcpProxy(etcd.endpoints) as other,
-            opened(etcd.endpoints) as direct,
-        ):
-
-            def silence_the_used_one() -> None:
-                used = one if one.connections else other
-                used.loses_replies = True
-
+        async with opened(etcd.endpoints) as direct:
             start = await put(direct, Put(b"silent", b""))
             idle = asyncio.create_task(until_ended(direct.watch(b"idle", start + 1)))
-            async with opened(one.endpoint, other.endpoint) as store:
-                session = await store.session(3)
-                silence_the_used_one()
-                await asyncio.sleep(5)
-                assert (session.alive, session.reason) == (True, None)
-            one.cut()
-            other.cut()
-            one.connections = other.connections = 0
-            async with opened(one.endpoint, other.endpoint) as store:
-                watch = store.watch(b"silent", start)
-                assert (await anext(watch)).revision == start
-                silence_the_used_one()
-                await put(direct, Put(b"silent", b""))
-                async with asyncio.timeout(2 * SILENCE_S + 5):
-                    while not (await anext(watch)).events:
-                        pass
-            assert f"failed at {etcd.endpoints}" not in caplog.text
+            await asyncio.gather(keep(), watch(start))
             idle.cancel()
+        assert f"failed at {etcd.endpoints}" not in caplog.text
 
     on_uvloop(test())
 

@@ -20,8 +20,10 @@ from zmqmq.runtime.etcd.outcomes import FailedError, Outcome
 
 RENEWALS: Final = 3
 """In each TTL (R10), and each has two attempts in its time before the next is due."""
-PAUSE_S: Final = 0.05
-"""Between a renewal that failed and the next attempt, which goes to another member."""
+PAUSE_FIRST_S: Final = 0.05
+PAUSE_LAST_S: Final = 0.5
+"""Between a renewal that failed and the next attempt, which goes to another member. It doubles from
+the first to the last."""
 
 
 class EtcdSession:
@@ -92,7 +94,7 @@ class EtcdSession:
             self._lose(f"renewing it failed: {error!r}")  # a mistake of ours
 
     async def _keep(self) -> None:
-        said = "nothing was tried"
+        said, pause_s = "nothing was tried", PAUSE_FIRST_S
         due_s = self._deadline_s - self._ttl_s + self._ttl_s / RENEWALS
         while (left_s := self._deadline_s - now_s()) > 0:
             await asyncio.sleep(max(min(due_s - now_s(), left_s), 0))
@@ -104,7 +106,8 @@ class EtcdSession:
                 said = str(failed)
                 if failed.outcome is Outcome.REFUSED and said.endswith("lease not found"):
                     return self._lose(f"etcd says: {said}")
-                due_s = now_s() + PAUSE_S
+                due_s = now_s() + pause_s
+                pause_s = min(2 * pause_s, PAUSE_LAST_S)
                 continue
             except StoreClosedError as closed:
                 return self._lose(str(closed))
@@ -112,7 +115,7 @@ class EtcdSession:
                 return self._lose("etcd says that the lease ran out or was revoked")
             # Etcd counts from when it got this, which was after we sent it.
             self._deadline_s = sent_s + granted_s
-            due_s = sent_s + self._ttl_s / RENEWALS
+            due_s, pause_s = sent_s + self._ttl_s / RENEWALS, PAUSE_FIRST_S
         return self._lose(f"not renewed within {self._ttl_s} s: {said}")
 
     async def _renew(self) -> tuple[float, float]:
