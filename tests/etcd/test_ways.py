@@ -219,7 +219,8 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(
     async def test() -> None:
         async with opened(etcd.endpoints) as direct:
             start = await put(direct, Put(b"silent", b""))
-            idle = asyncio.create_task(until_ended(direct.watch(b"idle", start + 1)))
+            # From the first revision that is yet to come when `watch` has made its own.
+            idle = asyncio.create_task(until_ended(direct.watch(b"idle", start + 2)))
             await asyncio.gather(keep(), watch(start))
             idle.cancel()
         assert f"failed at {etcd.endpoints}" not in caplog.text
