@@ -110,6 +110,29 @@ def test_each_member_in_turn(etcd: EtcdCluster, fault: str) -> None:
     on_uvloop(test())
 
 
+def test_a_member_that_is_stopped_is_left_before_it_ends(etcd: EtcdCluster) -> None:
+    """It takes nothing new and waits seconds for what it has, as in a rolling restart."""
+
+    async def test() -> None:
+        await until_serves(*etcd.members)
+        async with opened(etcd.endpoints) as store:
+            session, _ = await live_key(store, b"live/stop", 20)
+            async with Work.on(store, b"stop/") as work:
+                await work.advance(5)
+                used = store._connection.endpoint.target
+                (member,) = (each for each in etcd.members if each.endpoint == used)
+                stopping = asyncio.create_task(asyncio.to_thread(member.stop))
+                await work.advance(20)
+                await stopping
+                await work.advance(5)
+                member.start()
+                await until_serves(member)
+            assert (session.alive, session.reason) == (True, None)
+            await session.close()
+
+    on_uvloop(test())
+
+
 def test_all_killed_and_started_again(etcd: EtcdCluster) -> None:
     async def test() -> None:
         await until_serves(*etcd.members)
