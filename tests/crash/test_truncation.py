@@ -24,6 +24,7 @@ from zmqmq.core.storage.data_directory import (
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.core.storage.states import states_in
+from zmqmq.core.storage.truncation import state_at_start
 from zmqmq.sim.disk import SimDisk
 
 STATES = 16
@@ -157,7 +158,7 @@ def test_a_power_cut_of_a_reset_leaves_some_of_the_old_log_or_the_new_one(seed: 
     follower.checkpoint(here)
     begun = len(disk.operations)
 
-    follower.cut(start, leader.log.state_at_start())
+    follower.cut(start, state_at_start(leader.log))
     follower.copy(history, history.end)
     follower.flush()
     follower.checkpoint(history.end)

@@ -96,7 +96,7 @@ def followers_forget_producers(patch: Patch) -> None:
     patch.setattr(Log, "append_replicated", appended)
 
 
-@mutant("P4", schedules=["a_batch_is_known_to_a_replica"], seeds=[106])
+@mutant("P4", schedules=["a_batch_is_known_to_a_replica"], seeds=[233])
 def compaction_forgets_producers(patch: Patch) -> None:
     """Compaction takes whole batches that their producers may send again."""
     patch.setattr(ProducerTable, "base_offsets", always(frozenset()))

@@ -11,10 +11,11 @@ from tests.support.log_driver import CONFIG, KEY, History, read_from, table_of
 from zmqmq.batch.layout import unpack_header
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
 from zmqmq.core.storage.log import unlink
+from zmqmq.core.storage.producers import ProducerTable
 from zmqmq.core.storage.reading import place, read, take
 from zmqmq.core.storage.segment import INDEX_SUFFIX, LOG_SUFFIX, STATE_SUFFIX, base_of
-from zmqmq.core.storage.states import State, pack_state, unpack_state
-from zmqmq.core.storage.truncation import cut
+from zmqmq.core.storage.states import State, pack_state, remove_states, unpack_state
+from zmqmq.core.storage.truncation import cut, state_at_start
 from zmqmq.errors import CorruptDataError, StorageError
 from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.disk import SimDisk
@@ -321,7 +322,7 @@ def test_a_follower_begins_where_the_leader_does_and_knows_its_producers() -> No
     follower = FollowerLog(SimDisk())
     follower.copy(history, history.batches[3].header.next_offset)
 
-    follower.cut(start, leader.log.state_at_start())
+    follower.cut(start, state_at_start(leader.log))
 
     log = follower.log
     assert (log.start_offset, log.end_offset, log.flushed_end) == (start, start, start)
@@ -333,18 +334,41 @@ def test_a_follower_begins_where_the_leader_does_and_knows_its_producers() -> No
     check_same(log, history, history.end)
 
 
-def test_the_state_at_the_start_says_what_lies_before_it() -> None:
+def test_the_state_at_the_start_is_what_was_known_there() -> None:
+    """Also of a producer whose later batches have driven those out, and may yet be cut: a follower
+    that begins there and cuts them knows what everybody else does (seed 7214)."""
+    history = extended(History(), 0, 1, 30, Random(9))
+    leader = FollowerLog(SimDisk())
+    leader.copy(history, history.end)
+    for offset in range(history.end, history.end + 400):
+        producer = 1 + offset % 3
+        leader.log.append_replicated(
+            batch_at(offset, producer=producer, epoch=99, append_ms=1 << 39)
+        )
+        if offset % 50 == 0:
+            leader.flush()
+            leader.checkpoint(offset + 1)
+    for base in [segment.base_offset for segment in leader.log.segments]:
+        if base <= min(history.end, leader.log.flushed_base):
+            leader.log.drop_before(base)
+            table = ProducerTable(1_000, 1 << 40)
+            table.restore(unpack_state(state_at_start(leader.log)).producers)
+            assert table_of(table) == history.producers(base)
+
+
+def test_without_the_state_of_the_start_one_is_made() -> None:
     history = extended(History(), 0, 1, 60, Random(9))
     leader = FollowerLog(SimDisk())
-    assert unpack_state(leader.log.state_at_start())[1:] == (0, [], [])
+    assert unpack_state(state_at_start(leader.log))[1:] == (0, [], [])
     leader.copy(history, history.end)
-    assert unpack_state(leader.log.state_at_start())[2:] == ([], []), "begins at 0"
+    assert unpack_state(state_at_start(leader.log))[2:] == ([], []), "begins at 0"
     leader.flush()
     leader.log.drop_before(leader.log.segments[4].base_offset)
-
-    state = unpack_state(leader.log.state_at_start())
-
     start = leader.log.start_offset
+    remove_states(leader.log.disk, KEY.folder, [start])
+
+    state = unpack_state(state_at_start(leader.log))
+
     assert state.end == start
     assert state.last_append_ms == leader.log.segments[0].first_append_ms
     known = history.producers(start)
@@ -357,7 +381,7 @@ def test_the_state_at_the_start_says_what_lies_before_it() -> None:
 def test_a_state_that_is_not_whole_changes_nothing() -> None:
     old, _, _ = lineages()
     follower = follower_of(old, committed=0)
-    state = follower.log.state_at_start()
+    state = state_at_start(follower.log)
 
     for wrong in (b"", state[:-1], bytes([state[0] ^ 1]) + state[1:]):
         with pytest.raises(CorruptDataError):

@@ -13,7 +13,7 @@ from zmqmq.core.replication.follower import Cut
 from zmqmq.core.replication.follower_session import FollowerSession
 from zmqmq.core.replication.partition import Refused
 from zmqmq.core.storage.reading import read
-from zmqmq.core.storage.truncation import cut
+from zmqmq.core.storage.truncation import cut, state_at_start
 from zmqmq.errors import CorruptDataError
 from zmqmq.wire.peers import Answer, Listed, PeerCode
 
@@ -258,7 +258,7 @@ def test_f9_behind_the_leaders_log_start_a_follower_begins_anew_with_its_state()
     asked = c.ask(2)
     c.deliver(asked, *c.answer(1, asked))
     assert follower.following.cut == Cut(1, needs_state=True)
-    cut(follower.log, 1, leader.log.state_at_start())
+    cut(follower.log, 1, state_at_start(leader.log))
     follower.following.was_cut(follower.log)
     assert follower.following.high_watermark == 1
     follower.fetcher.touch(PLACE)

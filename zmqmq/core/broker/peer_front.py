@@ -17,6 +17,7 @@ from zmqmq.core.broker.peers import Peers
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.storage.disk import Buffer
+from zmqmq.core.storage.truncation import state_at_start
 from zmqmq.errors import ProtocolError, WireError
 from zmqmq.model.limits import REPLY_BYTES_MAX
 from zmqmq.model.now import Now
@@ -121,7 +122,7 @@ class PeerFront:
         partition = self._catalog.partitions.get((topic_id, number))
         state = None
         if partition is not None and partition.epoch == leader_epoch:
-            state = partition.log.state_at_start()
+            state = state_at_start(partition.log)
         if partition is None or state is None:
             error = {"to": epoch, "error": int(PeerCode.UNKNOWN_LEADER_EPOCH)}
             self._outbox.answer_peer(route, PeerApi.STATE, correlation, error)

@@ -32,7 +32,7 @@ from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.producers import ProducerTable, Written
 from zmqmq.core.storage.replicated import Last, check_next
 from zmqmq.core.storage.segment import FIRST_ALLOCATION, Segment
-from zmqmq.core.storage.states import State, pack_state, read_state, remove_old_states, write_state
+from zmqmq.core.storage.states import State, read_state, remove_old_states, write_state
 from zmqmq.errors import Code, DiskFullError, StorageError, refusal
 from zmqmq.model.topics import TopicConfig
 
@@ -348,7 +348,8 @@ class Log:
             return
         self._newest_state = None
         with contextlib.suppress(StorageError):  # those that stay do no harm
-            remove_old_states(self.disk, self.key.folder, stays)
+            bases = {segment.base_offset for segment in self.segments}
+            remove_old_states(self.disk, self.key.folder, stays, bases)
 
     def fail(self, error: Exception) -> None:
         """The disk failed us; nothing behind `flushed_end` can be trusted from now on."""
@@ -456,18 +457,6 @@ class Log:
         self.last_append_ms = state.last_append_ms
         self.producers.restore(state.producers)
         self.epochs.restore(state.epochs)
-
-    def state_at_start(self) -> bytes:
-        """What a follower must know that begins at `start_offset` (F9).
-
-        Made from what is known now: of each producer those of the batches remembered that lie
-        before the start. With what the follower then replays it knows what we do.
-        """
-        start = self.start_offset
-        first = next((s for s in self.segments if not s.is_empty), None)
-        append_ms = self.last_append_ms if first is None else first.first_append_ms
-        producers, epochs = self.producers.snapshot(start), self.epochs.snapshot(start)
-        return pack_state(State(start, append_ms, producers, epochs))
 
     def rewind(self, segments: list[Segment], end: int) -> None:
         """Count on these segments alone, and on nothing from `end` on; truncation replays them."""

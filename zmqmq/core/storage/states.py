@@ -6,6 +6,7 @@ begins where the leader's log begins gets it from the leader (F9).
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 import msgpack
@@ -76,12 +77,15 @@ def states_in(disk: Disk, folder: str) -> list[int]:
     return [offset for offset in offsets if offset is not None]
 
 
-def remove_old_states(disk: Disk, folder: str, end: int) -> None:
-    """Remove those below `end` but for the newest, and the one before that, should it be damaged.
+def remove_old_states(disk: Disk, folder: str, end: int, bases: Container[int]) -> None:
+    """Remove those below `end` that nobody will want.
 
-    It is the newest that is wanted by a start, or a truncation, that takes nothing below `end`.
+    A start, or a truncation, that takes nothing below `end` wants the newest, or the one before
+    that, should it be damaged. Whoever begins where the log does, now or when retention has taken
+    some of it, wants that of the `bases` of segments.
     """
-    remove_states(disk, folder, [at for at in states_in(disk, folder) if at <= end][:-STATES_KEPT])
+    old = [at for at in states_in(disk, folder) if at <= end][:-STATES_KEPT]
+    remove_states(disk, folder, [at for at in old if at not in bases])
 
 
 def remove_states(disk: Disk, folder: str, offsets: list[int]) -> None:

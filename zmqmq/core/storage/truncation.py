@@ -23,12 +23,30 @@ from zmqmq.core.storage.recovery import BadBatch, Checkpoint, scan
 from zmqmq.core.storage.segment import INDEX_SUFFIX, LOG_SUFFIX, Segment, base_of, file_name
 from zmqmq.core.storage.states import (
     State,
+    pack_state,
+    read_state,
     remove_states,
     states_in,
     unpack_state,
     write_state,
 )
 from zmqmq.errors import StorageError
+
+
+def state_at_start(log: Log) -> bytes:
+    """What a follower must know that begins where this log does (F9).
+
+    If the state is lost that was saved there, one is made from what is known now. That is less:
+    what has come since has driven older batches out, and may yet be cut (seed 7214).
+    """
+    start = log.start_offset
+    saved = read_state(log.disk, log.key.folder, start)
+    if saved is not None:
+        return pack_state(saved)
+    first = next((s for s in log.segments if not s.is_empty), None)
+    append_ms = log.last_append_ms if first is None else first.first_append_ms
+    producers, epochs = log.producers.snapshot(start), log.epochs.snapshot(start)
+    return pack_state(State(start, append_ms, producers, epochs))
 
 
 def lowered(row: Checkpoint, log: Log, to: int, state: bytes | None = None) -> Checkpoint:
