@@ -13,6 +13,42 @@ from zmqmq_cli.options import Command
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
+Etcd = Annotated[
+    str | None,
+    typer.Option(
+        "--etcd",
+        metavar="HOST:PORT,…",
+        help="The etcd that all brokers of the cluster share. [default: none, one broker]",
+    ),
+]
+NodeId = Annotated[
+    int | None,
+    typer.Option(
+        "--node-id", metavar="N", help="Number of this broker in its cluster. [default: 1]"
+    ),
+]
+Rack = Annotated[
+    str | None,
+    typer.Option("--rack", metavar="NAME", help="What fails together with this broker."),
+]
+BindPeers = Annotated[
+    str | None,
+    typer.Option(
+        "--bind-peers",
+        metavar="HOST:PORT",
+        help="Where to listen for other brokers. [default: 127.0.0.1:5756]",
+    ),
+]
+AdvertisePeers = Annotated[
+    str | None,
+    typer.Option(
+        "--advertise-peers",
+        metavar="HOST:PORT",
+        help="What other brokers are told to connect to, where it is not the address bound.",
+    ),
+]
+
+
 @app.command(cls=Command)
 def broker(
     *,
@@ -40,6 +76,11 @@ def broker(
             help="What clients are told to connect to, where it is not the address bound.",
         ),
     ] = None,
+    etcd: Etcd = None,
+    node_id: NodeId = None,
+    rack: Rack = None,
+    bind_peers: BindPeers = None,
+    advertise_peers: AdvertisePeers = None,
     config: Annotated[
         str | None,
         typer.Option("--config", metavar="FILE", help="Settings in TOML (docs/configuration.md)."),
@@ -66,6 +107,11 @@ def broker(
         "broker.bind": bind,
         "broker.advertise": advertise,
         "broker.insecure": "true" if insecure else None,
+        "broker.metadata": None if etcd is None else f"etcd3://{etcd}/zmqmq",
+        "broker.id": None if node_id is None else str(node_id),
+        "broker.rack": rack,
+        "broker.bind_peers": bind_peers,
+        "broker.advertise_peers": advertise_peers,
     }
     flags = {name: value for name, value in named.items() if value is not None}
     return run(load(None if config is None else Path(config), os.environ, flags).config)

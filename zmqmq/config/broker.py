@@ -17,10 +17,12 @@ from typing import Annotated, Any, Final
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.errors import ConfigError
+from zmqmq.model.limits import RACK_MAX
 from zmqmq.model.setting import Setting, out_of_bounds, settings_of
 from zmqmq.model.topics import TopicConfig
 
 DEFAULT_BIND: Final = "127.0.0.1:5755"
+DEFAULT_BIND_PEERS: Final = "127.0.0.1:5756"
 EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, never bound
 """Addresses that one can listen on, and to which nobody can connect."""
 
@@ -68,6 +70,33 @@ class BrokerOptions:
             "(docs/etcd.md). Empty: the embedded SQLite store in the data directory."
         ),
     ] = ""
+    bind_peers: Annotated[
+        str,
+        Setting(
+            "`HOST:PORT` where other brokers are listened for, if there can be any; port 0 takes "
+            "a free one."
+        ),
+    ] = DEFAULT_BIND_PEERS
+    advertise_peers: Annotated[
+        str,
+        Setting("`HOST:PORT` that other brokers connect to, where it is not the one bound."),
+    ] = ""
+    rack: Annotated[
+        str,
+        Setting(
+            "What fails together with this broker: a rack, a zone. Copies of a partition are "
+            "spread over racks, and consumers that name theirs read there. Empty: nobody knows."
+        ),
+    ] = ""
+    session_ms: Annotated[
+        int,
+        Setting(
+            "So long after the metadata store has last heard of this broker others take over.",
+            minimum=2_000,
+            maximum=300_000,
+            unit="ms",
+        ),
+    ] = 10_000
 
 
 SECTIONS: Final[Mapping[str, type]] = MappingProxyType(
@@ -90,6 +119,11 @@ class BrokerConfig:
     storage: StorageOptions = field(default_factory=StorageOptions)
     topics: TopicConfig = field(default_factory=TopicConfig)
     """Defaults for topics that are created without saying otherwise."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the metadata store is this broker's own, so that there are no others."""
+        return not self.broker.metadata
 
     def __post_init__(self) -> None:
         problems = [*bounds_broken(self.sections())]
@@ -158,35 +192,51 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...
 def _listener_problems(broker: BrokerOptions) -> Iterator[tuple[tuple[str, ...], str]]:
     if not broker.data_dir.startswith("/"):
         yield (("broker.data_dir",), f"is {broker.data_dir!r}; it must be an absolute path")
+    yield from _address_problems("bind", broker.bind, broker.advertise, broker.insecure)
+    if broker.metadata:
+        peers = broker.bind_peers, broker.advertise_peers
+        yield from _address_problems("bind_peers", *peers, broker.insecure)
+    if len(broker.rack) > RACK_MAX:
+        yield (("broker.rack",), f"has {len(broker.rack)} characters; it may have {RACK_MAX}")
+
+
+def _address_problems(
+    setting: str,
+    bind: str,
+    advertise: str,
+    insecure: bool,  # noqa: FBT001 - a setting's value
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Of a listener; the other setting is that of the address which is told."""
+    name, told = f"broker.{setting}", f"broker.{setting.replace('bind', 'advertise')}"
     try:
-        host, _ = split_address(broker.bind)
+        host, _ = split_address(bind)
     except ConfigError as error:
-        yield (("broker.bind",), str(error))
+        yield ((name,), str(error))
     else:
-        if not is_loopback(host) and not broker.insecure:
+        if not is_loopback(host) and not insecure:
             yield (
-                ("broker.bind", "broker.insecure"),
-                f"is {broker.bind}, which other machines can reach, while nothing is encrypted "
+                (name, "broker.insecure"),
+                f"is {bind}, which other machines can reach, while nothing is encrypted "
                 "and everybody may do everything (CURVE comes later): bind to 127.0.0.1, or say "
                 "--insecure (insecure = true) where the network itself is trusted",
             )
-        elif host in EVERYWHERE and not broker.advertise:
+        elif host in EVERYWHERE and not advertise:
             yield (
-                ("broker.advertise", "broker.bind"),
-                f"is empty while broker.bind is {broker.bind}: clients are told where to connect, "
-                f"and {host} leads none of them here; say --advertise HOST:PORT",
+                (told, name),
+                f"is empty while {name} is {bind}: others are told where to connect, "
+                f"and {host} leads none of them here; say --{told[7:].replace('_', '-')} HOST:PORT",
             )
-    if broker.advertise:
+    if advertise:
         try:
-            host, port = split_address(broker.advertise)
+            host, port = split_address(advertise)
         except ConfigError as error:
-            yield (("broker.advertise",), str(error))
+            yield ((told,), str(error))
             return
         if port == 0 or host in EVERYWHERE:
             yield (
-                ("broker.advertise",),
-                f"is {broker.advertise}, to which nobody can connect; name a host and port that "
-                "clients reach",
+                (told,),
+                f"is {advertise}, to which nobody can connect; name a host and port that "
+                "others reach",
             )
 
 

@@ -24,7 +24,7 @@ from zmqmq.config.broker import BrokerConfig
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import If, MetadataStore, Put
+from zmqmq.core.meta.store import AmbiguousError, If, MetadataStore, Put
 from zmqmq.core.meta.values import ClusterDocument
 from zmqmq.core.storage.data_directory import (
     FORMAT_VERSION,
@@ -36,8 +36,10 @@ from zmqmq.core.storage.data_directory import (
 )
 from zmqmq.errors import ConfigError, DirectoryError
 from zmqmq.runtime.os_disk import OSDisk
+from zmqmq.runtime.registrars import EmbeddedRegistrar, LeaseRegistrar, Registrar
 from zmqmq.runtime.server import Server
 from zmqmq.runtime.sqlite_store import SqliteStore
+from zmqmq.runtime.transport import Listener
 
 logger = logging.getLogger("zmqmq.broker")
 
@@ -135,14 +137,20 @@ class RunningBroker:
         checkpoints = read_checkpoints(disk)
         # From here on the last stop was not a clean one, whatever happens next.
         write_checkpoints(disk, {f: replace(c, clean=False) for f, c in checkpoints.items()})
-        host, port = _split(config.broker.bind)
         endpoints: dict[str, str] = {}
+        registrar: Registrar
+        live = keys.live(config.broker.id)
+        if config.is_alone:
+            registrar = EmbeddedRegistrar(store, live, keys.controller)
+        else:
+            registrar = LeaseRegistrar(store, live, config.broker.session_ms / 1_000)
         settings: Mapping[str, object] = config.settings()
         identity = Identity(
             broker_id=config.broker.id,
             cluster=cluster,
             instance=secrets.token_bytes(16),
-            is_alone=True,
+            is_alone=config.is_alone,
+            rack=config.broker.rack or None,
             server=f"zmqmq/{version('zmqmq')}",
             endpoints=endpoints,
             settings=settings,
@@ -150,21 +158,21 @@ class RunningBroker:
         broker = Broker(
             identity, keys, config.serving, config.topics, form, lambda: secrets.token_bytes(16)
         )
-        self.server = Server(broker, disk, store, keys, config.storage, checkpoints)
+        self.server = Server(broker, disk, store, keys, config.storage, checkpoints, registrar)
+        server, options = self.server, config.broker
         try:
             # Bound before logs are opened, so that a port in use is told at once; nothing is
             # read from it before everything is served.
-            bound = self.server.listener.bind(host, port)
-            endpoints["clients"] = config.broker.advertise or f"{_shown(host)}:{bound}"
+            endpoints["clients"] = _bind(server.listener, "bind", options.bind, options.advertise)
             self.endpoint = endpoints["clients"]
-            await self.server.start()
-            self.server.listener.listen()
-        except zmq.ZMQError as error:
-            self.server.abort()
-            raise ConfigError(
-                f"cannot listen on {config.broker.bind}: {error}; another broker may be running, "
-                "or use --bind HOST:PORT"
-            ) from None
+            if not config.is_alone:
+                endpoints["peers"] = _bind(
+                    server.peer_listener, "bind-peers", options.bind_peers, options.advertise_peers
+                )
+            await server.start()
+            server.listener.listen()
+            if not config.is_alone:
+                server.peer_listener.listen()
         except BaseException:
             self.server.abort()
             raise
@@ -220,12 +228,18 @@ async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -
         if known is not None:
             raise DirectoryError(
                 f"the directory is of cluster {known}, and its metadata store is empty: "
-                "metadata.db was lost; restore it from a backup"
+                "metadata.db, or the etcd, was lost or is another one; restore it from a backup"
             )
         document = ClusterDocument(cluster_id=secrets.token_bytes(16), format=FORMAT_VERSION)
         put, condition = Put(keys.cluster, document.encode()), If(keys.cluster, "create", "==", 0)
-        await store.commit([put], [condition])
-        return document.cluster_id
+        try:
+            done = await store.commit([put], [condition])
+        except AmbiguousError:
+            return await _cluster_id(store, keys, known)
+        if done.ok:
+            return document.cluster_id
+        kv = done.current[keys.cluster]
+        assert kv is not None, "made and gone"
     document = ClusterDocument.decode(kv.value)
     if known is not None and known != document.cluster_id.hex():
         raise DirectoryError(
@@ -235,13 +249,17 @@ async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -
     return document.cluster_id
 
 
-def _split(address: str) -> tuple[str, int]:
+def _bind(listener: Listener, flag: str, address: str, advertise: str) -> str:
+    """Take a port; the address that others are told."""
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    try:
+        bound = listener.bind(host.strip("[]"), int(port))
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: {error}; another broker may be running, "
+            f"or use --{flag} HOST:PORT"
+        ) from None
+    return advertise or f"{host}:{bound}"
 
 
 def _raise_file_limit() -> None:

@@ -1,0 +1,149 @@
+"""Three brokers as processes on one etcd: they replicate, and one may die or stop."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import zmqmq
+from tests.e2e.command_line import start_broker, stop
+from tests.support.etcd_process import EtcdCluster, etcd_cluster, free_ports
+from zmqmq.errors import NotFoundError
+
+SESSION_MS = 3_000
+SECONDS = 60
+
+
+@dataclass
+class Running:
+    """The brokers by number."""
+
+    folder: Path
+    etcd: EtcdCluster
+    ports: dict[int, tuple[int, int]]
+    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def servers(self) -> str:
+        """Where clients begin."""
+        return ",".join(f"127.0.0.1:{clients}" for clients, _ in self.ports.values())
+
+    def start(self, *numbers: int) -> None:
+        """Start some, until they are ready."""
+        for number in numbers:
+            clients, peers = self.ports[number]
+            self.processes[number], _ = start_broker(
+                self.folder / f"b{number}",
+                *("--node-id", str(number), "--rack", f"r{number}"),
+                *("--etcd", self.etcd.endpoints, "--bind", f"127.0.0.1:{clients}"),
+                *("--bind-peers", f"127.0.0.1:{peers}"),
+            )
+
+    def kill(self, number: int) -> None:
+        """SIGKILL."""
+        process = self.processes.pop(number)
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("ZMQMQ_BROKER__BROKER__SESSION_MS", str(SESSION_MS))
+    ports = free_ports(6)
+    with etcd_cluster(tmp_path) as etcd:
+        running = Running(tmp_path, etcd, {n: (ports[n - 1], ports[n + 2]) for n in (1, 2, 3)})
+        try:
+            running.start(1, 2, 3)
+            yield running
+        finally:
+            for number in list(running.processes):
+                running.kill(number)
+
+
+def in_sync(client: zmqmq.Client, topic: str) -> list[list[int]]:
+    """Who is in the ISR of each partition."""
+    return [list(p.isr) for p in client.topics.describe(topic).partitions]
+
+
+def until_in_sync(client: zmqmq.Client, topic: str, count: int) -> None:
+    """Wait until every partition has so many."""
+    end = time.monotonic() + SECONDS
+    while True:
+        try:
+            found = in_sync(client, topic)
+            if all(len(isr) == count for isr in found):
+                return
+        except NotFoundError:
+            found = []  # this broker has not heard of it yet
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+
+
+def values_in(client: zmqmq.Client, topic: str) -> list[bytes]:
+    """All that is there, partition by partition."""
+    with client.consumer(topic, start="start", stop_at_end=True) as consumer:
+        return [record.value or b"" for record in consumer]
+
+
+def test_what_was_acknowledged_survives_the_death_of_any_one_broker(cluster: Running) -> None:
+    with zmqmq.connect(cluster.servers) as client:
+        client.topics.create("t", 3, replicas=3)
+        until_in_sync(client, "t", 3)
+        sent: list[bytes] = []
+        with client.producer("t", delivery_timeout_ms=SECONDS * 1_000) as producer:
+            for victim in (1, 2, 3):
+                for number in range(300):
+                    value = b"%d-%d" % (victim, number)
+                    handle = producer.send(value)
+                    if number == 100:
+                        cluster.kill(victim)
+                    if number % 100 == 0:
+                        handle.result(SECONDS)
+                    sent.append(value)
+                producer.flush(SECONDS)
+                cluster.start(victim)
+                until_in_sync(client, "t", 3)
+
+        assert sorted(values_in(client, "t")) == sorted(sent)
+
+
+def test_a_broker_that_stops_hands_over_first(cluster: Running) -> None:
+    """Nobody waits for its session to run out."""
+    with zmqmq.connect(cluster.servers) as client:
+        client.topics.create("t", 3, replicas=3)
+        until_in_sync(client, "t", 3)
+        with client.producer("t") as producer:
+            producer.send(b"before").result(SECONDS)
+            assert stop(cluster.processes.pop(1)) == 0
+            began = time.monotonic()
+            for partition in range(3):
+                producer.send(b"%d" % partition, partition=partition).result(SECONDS)
+            assert time.monotonic() - began < SESSION_MS / 1_000
+        cluster.start(1)
+        until_in_sync(client, "t", 3)
+        assert sorted(values_in(client, "t")) == [b"0", b"1", b"2", b"before"]
+
+
+def test_the_metadata_store_may_be_away(cluster: Running) -> None:
+    """Acknowledging and reading go on, and so does the cluster when it is back (L11)."""
+    with zmqmq.connect(cluster.servers) as client:
+        client.topics.create("t", 3, replicas=3)
+        until_in_sync(client, "t", 3)
+        with client.producer("t") as producer:
+            producer.send(b"a").result(SECONDS)
+            for member in cluster.etcd.members:
+                member.kill()
+            time.sleep(2 * SESSION_MS / 1_000)
+            for partition in range(3):
+                producer.send(b"b", partition=partition).result(SECONDS)
+            for member in cluster.etcd.members:
+                member.start()
+            time.sleep(1)
+            until_in_sync(client, "t", 3)
+            producer.send(b"c").result(SECONDS)
+        assert sorted(values_in(client, "t")) == [b"a", b"b", b"b", b"b", b"c"]

@@ -1,0 +1,183 @@
+"""Connections to other brokers: a DEALER each, and a monitor that tells whether it is connected.
+
+Nothing is kept for a broker that is not connected: whoever asks hears that the link is down, and
+asks again. A socket whose connection is lost is closed, and another one made: what was on its way
+must not arrive out of a queue when the other broker is somebody else by then (zeromq.md 3.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+import zmq
+
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.runtime.transport import BURST, KEEP_FRAME_BYTES
+
+logger = logging.getLogger("zmqmq.server")
+
+SEND_QUEUE: Final = 1_000
+REOPEN_S: Final = 0.1
+HEARTBEAT_MS: Final = 1_000
+SILENCE_MS: Final = 3_000
+"""A connection on which nothing comes back for so long is lost."""
+_EVENT: Final = struct.Struct("=hi")
+_UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DOWN: Final = int(zmq.EVENT_DISCONNECTED)
+_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
+
+
+class _Link:
+    """One broker, and the socket of now."""
+
+    __slots__ = ("address", "broker_id", "is_up", "monitor", "socket")
+
+    def __init__(self, broker_id: int, address: str) -> None:
+        self.broker_id = broker_id
+        self.address = address
+        self.is_up = False
+        self.socket: zmq.Socket[bytes] | None = None
+        self.monitor: zmq.Socket[bytes] | None = None
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """For messages to people."""
+        return self.broker_id, self.address
+
+
+class PeerLinks:
+    """Lives on one event loop and is used from its thread alone."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        loop: asyncio.AbstractEventLoop,
+        linked: Callable[[int], None],
+        lost: Callable[[int], None],
+        answered: Callable[[int, list[Buffer]], None],
+        burst_ended: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._linked = linked
+        self._lost = lost
+        self._answered = answered
+        self._burst_ended = burst_ended
+        self._links: dict[int, _Link] = {}
+
+    def link(self, broker_id: int, address: str | None) -> None:
+        """Keep up a connection to this address, and to no other of this broker."""
+        old = self._links.pop(broker_id, None)
+        if old is not None:
+            self._shut(old)
+        if address is not None:
+            self._links[broker_id] = link = _Link(broker_id, address)
+            self._open(link)
+
+    def send(self, broker_id: int, frames: Sequence[Buffer]) -> None:
+        """Send a request, or nothing where there is no connection."""
+        link = self._links.get(broker_id)
+        if link is None or link.socket is None or not link.is_up:
+            return
+        last = len(frames) - 1
+        try:
+            for number, frame in enumerate(frames):
+                link.socket.send(frame, _MORE if number < last else zmq.NOBLOCK)
+        except zmq.Again:
+            self._lose(link, "it takes no more requests")
+            return
+        # A send may swallow the signal that something has come in.
+        self._loop.call_soon(self._drain, link)
+
+    def close(self) -> None:
+        """End all connections."""
+        for link in self._links.values():
+            self._shut(link)
+        self._links.clear()
+
+    def _open(self, link: _Link) -> None:
+        if self._links.get(link.broker_id) is not link or link.socket is not None:
+            return
+        socket = link.socket = self._context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, SEND_QUEUE),
+            (zmq.RCVHWM, 0),  # what was asked for bounds it
+            (zmq.IMMEDIATE, 1),
+            (zmq.IPV6, 1),
+            (zmq.RECONNECT_IVL, 100),
+            (zmq.RECONNECT_IVL_MAX, 1_000),
+            (zmq.CONNECT_TIMEOUT, SILENCE_MS),
+            (zmq.HANDSHAKE_IVL, SILENCE_MS),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
+        ):
+            socket.setsockopt(option, value)
+        link.monitor = socket.get_monitor_socket(_UP | _DOWN)
+        self._loop.add_reader(cast("int", socket.fd), self._drain, link)
+        self._loop.add_reader(cast("int", link.monitor.fd), self._look, link)
+        try:
+            socket.connect(f"tcp://{link.address}")
+        except zmq.ZMQError as error:
+            logger.error("cannot connect to broker %s at %s: %s", *link.place, error)
+        self._loop.call_soon(self._look, link)
+
+    def _shut(self, link: _Link) -> None:
+        socket, monitor = link.socket, link.monitor
+        link.socket = link.monitor = None
+        if socket is None or monitor is None:
+            return
+        for each in (socket, monitor):
+            self._loop.remove_reader(cast("int", each.fd))
+        socket.disable_monitor()
+        socket.close(linger=0)
+        monitor.close(linger=0)
+
+    def _lose(self, link: _Link, why: str) -> None:
+        logger.warning("the connection to broker %s at %s was lost: %s", *link.place, why)
+        self._shut(link)
+        self._loop.call_later(REOPEN_S, self._open, link)
+        if link.is_up:
+            link.is_up = False
+            self._lost(link.broker_id)
+
+    def _look(self, link: _Link) -> None:
+        """What the monitor says."""
+        while link.monitor is not None:
+            try:
+                event, _ = link.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            kind, _ = _EVENT.unpack(event)
+            if kind == _UP:
+                link.is_up = True
+                logger.info("connected to broker %s at %s", *link.place)
+                self._linked(link.broker_id)
+                self._drain(link)
+            elif kind == _DOWN:
+                self._lose(link, "it was closed, or is silent")
+
+    def _drain(self, link: _Link) -> None:
+        count = 0
+        while link.socket is not None and count < BURST:
+            try:
+                frame = link.socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            frames = [_taken(frame)]
+            while frame.more:
+                frame = link.socket.recv(zmq.NOBLOCK, copy=False)
+                frames.append(_taken(frame))
+            count += 1
+            self._answered(link.broker_id, frames)
+        if count:
+            self._burst_ended()
+            self._loop.call_soon(self._drain, link)  # there may be more, or what was sent hid it
+
+
+def _taken(frame: zmq.Frame) -> Buffer:
+    return frame.buffer if len(frame) >= KEEP_FRAME_BYTES else frame.bytes
