@@ -1,0 +1,128 @@
+"""Links between brokers, on loopback: who is told of them, and what is not delivered late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import zmq
+
+from zmqmq.runtime.peer_links import PeerLinks
+
+
+class World:
+    """Links of one broker, and what they say."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.context = context
+        self.up: list[int] = []
+        self.down: list[int] = []
+        self.answers: list[tuple[int, list[bytes]]] = []
+        self.bursts = 0
+        self.links = PeerLinks(
+            context,
+            asyncio.get_running_loop(),
+            self.up.append,
+            self.down.append,
+            lambda broker, frames: self.answers.append((broker, [bytes(f) for f in frames])),
+            self.burst_ended,
+        )
+
+    def burst_ended(self) -> None:
+        self.bursts += 1
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+
+    @contextmanager
+    def peer(self, port: int = 0) -> Iterator[tuple[zmq.Socket[bytes], int]]:
+        """Another broker's listener."""
+        socket = self.context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.rcvtimeo = 10_000
+        try:
+            socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+            endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            yield socket, int(str(endpoint).rpartition(":")[2])
+        finally:
+            socket.close()
+
+
+def on_loop(work: Callable[[World], object]) -> None:
+    async def main() -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        world = World(context)
+        try:
+            await work(world)  # type: ignore[misc]
+        finally:
+            world.links.close()
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
+def test_questions_go_out_and_answers_come_in() -> None:
+    async def work(world: World) -> None:
+        with world.peer() as (peer, port):
+            world.links.link(2, f"127.0.0.1:{port}")
+            world.links.send(2, [b"too early"])
+            await world.until(lambda: world.up == [2])
+            for number in range(300):
+                world.links.send(2, [b"%d" % number])
+            for number in range(300):
+                route, frame = peer.recv_multipart()
+                assert frame == b"%d" % number
+                peer.send_multipart([route, frame, bytes(40_000)])
+            await world.until(lambda: len(world.answers) == 300)
+            assert [int(frames[0]) for _, frames in world.answers] == list(range(300))
+            assert world.answers[0][1][1] == bytes(40_000)
+            assert world.bursts
+
+    on_loop(work)
+
+
+def test_a_link_that_breaks_is_told_and_comes_back_with_nothing_of_before() -> None:
+    async def work(world: World) -> None:
+        with world.peer() as (_, port):
+            world.links.link(2, f"127.0.0.1:{port}")
+            await world.until(lambda: world.up == [2])
+        await world.until(lambda: world.down == [2])
+        world.links.send(2, [b"to nobody"])
+        with world.peer(port) as (peer, _):
+            await world.until(lambda: world.up == [2, 2])
+            world.links.send(2, [b"new"])
+            assert peer.recv_multipart()[1:] == [b"new"]
+            assert world.down == [2]
+
+    on_loop(work)
+
+
+def test_another_address_replaces_the_first_and_none_ends_it() -> None:
+    async def work(world: World) -> None:
+        with world.peer() as (_, first), world.peer() as (peer, second):
+            world.links.link(2, f"127.0.0.1:{first}")
+            await world.until(lambda: world.up == [2])
+            world.links.link(2, f"127.0.0.1:{second}")
+            await world.until(lambda: world.up == [2, 2])
+            world.links.send(2, [b"x"])
+            assert peer.recv_multipart()[1:] == [b"x"]
+            world.links.link(2, None)
+            world.links.send(2, [b"y"])
+            peer.rcvtimeo = 300
+            await asyncio.sleep(0.1)
+            assert not peer.poll(200)
+            assert world.down == [], "who asked for it need not be told"
+
+    on_loop(work)
+
+
+def test_an_address_that_is_none_does_not_stop_the_broker() -> None:
+    async def work(world: World) -> None:
+        world.links.link(2, "not an address")
+        await asyncio.sleep(0.2)
+        assert not world.up
+
+    on_loop(work)
