@@ -7,6 +7,7 @@ from dataclasses import replace
 from tests.sim.driven import Driven, Reader
 from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.node import MS, SECOND
+from zmqmq.wire.apis import Api
 
 RACKS = HostOptions(racks=3)
 """Broker 1 stands in rack 1, 2 in rack 2, 3 in rack 0."""
@@ -29,6 +30,7 @@ def test_f11_who_is_in_a_rack_reads_from_the_broker_there() -> None:
     d.send_acked()
     reader = d.reader("c", rack="rack 2")
     until_read(d, reader, 1)
+    d.run(1)  # what it has asked the leader for meanwhile is answered
     d.send_acked()
     until_read(d, reader, 2)
     assert read_at(d, 2)
@@ -118,6 +120,7 @@ def test_f11_kafka_14379_a_broker_nearby_is_asked_no_more_when_another_one_leads
     """2 is cut off from the others. In the next epoch it is not in sync; the reader goes on."""
     d = Driven(hosts=RACKS)
     reader = d.reader("c", rack="rack 2")
+    d.run(1)
     d.send_acked()
     until_read(d, reader, 1)
     assert read_at(d, 2)
@@ -149,3 +152,101 @@ def test_f11_a_broker_nearby_that_dies_is_left_and_found_again() -> None:
     until_read(d, reader, 3)
     assert read_at(d, 2) > before
     d.finish()
+
+
+def fetch(d: Driven, broker_id: int, offset: int, **fields: object) -> list[object]:
+    """Ask a broker for the partition, copies too; the list gets its entry."""
+    epoch = d.document.leader_epoch
+    last = fields.pop("last", None)
+    entry = (d.place[0], 0, offset, 100_000, fields.pop("epoch", epoch), last)
+    asked = {"max_wait_ms": 8_000, "max_bytes": 100_000, "copies": True, **fields}
+    entries: list[object] = []
+
+    def answered(answer: object) -> None:
+        assert isinstance(answer, dict), answer
+        entries.extend(answer["partitions"])
+
+    hand = d.hand(f"asks{broker_id}", [broker_id])
+    hand.host.call(Api.FETCH, {**asked, "partitions": [entry]}, answered)
+    return entries
+
+
+def is_refused(entries: list[object]) -> bool:
+    """Whether it is to ask the leader."""
+    (entry,) = entries
+    return isinstance(entry, dict) and entry["name"] == "NOT_LEADER"
+
+
+def test_f11_what_a_copy_cannot_judge_is_the_leaders_to_say() -> None:
+    """An epoch that it does not follow in, a last record of a later one."""
+    d = Driven()
+    d.send_acked()
+    d.run(1)
+    epoch = d.document.leader_epoch
+    good = fetch(d, 2, 0, last=None)
+    d.until(lambda: good, "it answers")
+    assert isinstance(good[0], list)
+    for asked in (
+        fetch(d, 2, 0, epoch=epoch + 1),
+        fetch(d, 2, 0, epoch=epoch - 1),
+        fetch(d, 2, 1, last=epoch + 1),
+    ):
+        d.until(lambda asked=asked: asked, "it answers")  # type: ignore[misc]
+        assert is_refused(asked)
+    d.finish()
+
+
+def test_f11_a_copy_never_says_that_an_offset_is_out_of_range() -> None:
+    """Its own retention passes what a fetch waits for: the leader may still have that."""
+    d = Driven()
+    for _ in range(3):
+        d.send_acked()
+    d.run(1)
+    d.log(3).roll(reserve=False)
+    for _ in range(3):
+        d.send_acked()
+    d.run(1)
+    waiting = fetch(d, 3, 0, min_bytes=1_000_000, max_bytes=1_000_000, max_wait_ms=3_000)
+    d.run(1)
+    assert not waiting
+    log = d.log(3)
+    log.drop_before(log.segments[1].base_offset)
+    d.until(lambda: waiting, "it answers")
+    assert is_refused(waiting)
+    begins_later = fetch(d, 3, 0)
+    d.until(lambda: begins_later, "it answers")
+    assert is_refused(begins_later)
+    d.finish()
+
+
+def test_f12_a_copy_looks_again_when_what_was_asked_for_has_come() -> None:
+    """A consumer has read three records of 1 that an unclean election loses. It waits at 3 for the
+    fourth, which comes behind others that it has never read."""
+    d = Driven(min_isr=1)
+    d.send_acked()
+    d.run(1)
+    d.separate(1, 2, 3)
+    d.leave_isr(2, 3)
+    d.send_acked()
+    d.send_acked()
+    read_in, offset = d.document.leader_epoch, d.leading(1).shown_end
+    d.kill(1)
+    was = d.document
+    gone = replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr)
+    d.write(gone)
+    two, epoch = d.member(2), gone.leader_epoch + 1
+    lost = replace(
+        gone, leader=two, leader_epoch=epoch, isr=(two,), elr=(), rec=epoch, recovering=True
+    )
+    d.write(lost)
+    d.until(lambda: d.is_leading(2) and d.is_following(3, 2), "2 leads")
+    d.run(2)
+    waiting = fetch(d, 3, offset, last=read_in)
+    d.run(1)
+    assert not waiting
+    other = d.hand("p2")
+    for _ in range(4):
+        sent = other.send()
+        d.until(lambda sent=sent: sent.is_acked, "it is stored")  # type: ignore[misc]
+    d.until(lambda: waiting, "3 answers")
+    assert is_refused(waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.client.scripted import Fetching, Sent, World, answer_fetch
-from zmqmq.errors import Code, ConfigError, error_to_wire, refusal
+from zmqmq.errors import Code, ConfigError, ProtocolError, error_to_wire, refusal
 from zmqmq.wire.apis import Api
 
 
@@ -134,7 +134,6 @@ def test_while_nobody_leads_a_copy_is_read_and_then_the_leader() -> None:
         if any(s.api is Api.METADATA for s in world.sent):
             world.tell_metadata()
     sent = world.take(Api.FETCH)
-    assert world.broker_of(sent) in (1, 2, 3)
     assert sent.fields["copies"]
 
     world.leader, world.epoch = 3, 3
@@ -149,3 +148,88 @@ def test_while_nobody_leads_a_copy_is_read_and_then_the_leader() -> None:
 def test_a_rack_has_a_name(rack: object) -> None:
     with pytest.raises(ConfigError, match="rack"):
         Fetching(World(), rack=rack)
+
+
+def tell_all(world: World, rounds: int = 20) -> None:
+    for _ in range(rounds):
+        world.advance(50)
+        while any(s.api is Api.METADATA for s in world.sent):
+            world.tell_metadata()
+
+
+def test_while_nobody_leads_every_copy_is_tried() -> None:
+    world = reading().world
+    sent = world.take(Api.FETCH)
+    world.leader, world.epoch = None, 2
+    asked_for = set()
+    for _ in range(12):
+        refused = error_to_wire(refusal(Code.NOT_LEADER, "scripted"))
+        world.answer(sent, {"partitions": [refused]})
+        while not any(s.api is Api.FETCH for s in world.sent):
+            tell_all(world, 1)
+            for ping in world.take_all(Api.PING):
+                world.answer(ping, {"time_ms": 1})
+        sent = world.take(Api.FETCH)
+        asked_for.add(world.broker_of(sent))
+    assert asked_for == {1, 2, 3}
+
+
+def test_until_the_broker_nearby_is_connected_the_leader_is_read() -> None:
+    world = World(copies=(1, 2, 3))
+    Fetching(world, rack="r")
+    world.greet()
+    world.tell_metadata()
+    send_elsewhere(world, 2)
+    assert asked(world) == (1, False, None)
+
+
+def test_a_misspelt_topic_sends_nobody_away_from_the_leader() -> None:
+    world = reading().world
+    Fetching(world, "mispelt")
+    tell_all(world)
+    answer_fetch(world, world.take(Api.FETCH), {})
+    assert asked(world)[:2] == (1, False)
+
+
+def test_a_topic_that_is_deleted_meanwhile_ends_nothing() -> None:
+    world = reading(rack="r").world
+    sent = world.take(Api.FETCH)
+    world.core.routing.forget("t")
+    send_elsewhere(world, 2, sent)
+    world.advance(100)
+
+
+NONSENSE = [
+    {"brokers": [[]], "topics": []},
+    {"brokers": [[1, 5, None]], "topics": []},
+    {"brokers": [[[1], "a:1", None]], "topics": []},
+    {"brokers": [], "topics": [{"name": "t", "id": bytes(16), "partitions": [[]]}]},
+    {"brokers": [], "topics": [{"name": "t", "id": bytes(16), "partitions": [["x", 1, []]]}]},
+    {"brokers": [], "topics": [{"name": "t", "id": bytes(16), "partitions": [[1, "x", []]]}]},
+    {"brokers": [], "topics": [{"name": [], "id": bytes(16), "partitions": [[1, 1, [2]]]}]},
+    {"brokers": [], "topics": [{"name": "t", "id": -1, "partitions": [[1, 1, [2, "x"]]]}]},
+    {"brokers": [], "topics": [{"name": "t", "error": 5}]},
+    {"brokers": [], "topics": [[]]},
+]
+
+
+@pytest.mark.parametrize("fields", NONSENSE)
+def test_metadata_that_is_nonsense_is_asked_for_again(fields: dict[str, object]) -> None:
+    world = World(copies=(1, 2, 3))
+    Fetching(world)
+    world.greet()
+    world.answer(world.take(Api.METADATA), fields)
+    tell_all(world)
+
+    assert world.take(Api.FETCH)
+
+
+@pytest.mark.parametrize("entry", [[0, "x", 0], [0, None, 0], [0, 2**63, 0], 5, None])
+def test_an_entry_that_is_nonsense_is_told(entry: object) -> None:
+    consumer = reading()
+    world = consumer.world
+    world.answer(world.take(Api.FETCH), {"partitions": [entry]})
+    tell_all(world)
+
+    (error,) = consumer.machine.errors
+    assert isinstance(error, ProtocolError)

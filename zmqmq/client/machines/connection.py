@@ -156,7 +156,7 @@ class Connection:
         self._heard_at = 0
         """When a message came last, or when the broker began to owe an answer."""
         self._probed_at = -1
-        self._doubted_until = 0
+        self._doubted_until = self._others_until = 0
         self._is_leaving = False
         """Whether the broker has said that it shuts down."""
         self._is_congested = False
@@ -182,6 +182,14 @@ class Connection:
             and self._doubted_until <= now
             and not self._is_leaving
         )
+
+    def is_fit(self, now: int) -> bool:
+        """Whether to ask it what any broker could answer."""
+        return self.is_sound(now) and self._others_until <= now
+
+    def prefer_others(self, now: int) -> None:
+        """What it has said is to be heard of another one too; it may well be right."""
+        self._others_until = now + DOUBT
 
     def doubt(self, now: int) -> None:
         """The broker did not carry something out: it may be cut off from the others."""
@@ -212,7 +220,7 @@ class Connection:
         self.socket = socket
         self.last_failure = "no answer yet"
         self._rx = 0
-        self._silent_timeouts = self._doubted_until = 0
+        self._silent_timeouts = self._doubted_until = self._others_until = 0
         self._is_congested = self._is_leaving = False
         self._greeting_deadline = now + GREETING_TIMEOUT
         self._effects.append(OpenSocket(socket, self.address))

@@ -35,7 +35,7 @@ from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.places import Places
 from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.sources import Source, Sources
-from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches
+from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches, is_offset
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import (
     Code,
@@ -369,7 +369,7 @@ class Consumer:
         body = iter(answer.body)
         has_news = False
         for (stream, topic_id, position), entry in zip(asked, entries, strict=True):
-            is_data = type(entry) is list and len(entry) >= 3
+            is_data = type(entry) is list and len(entry) >= 3 and is_offset(entry[1])
             data = next(body, None) if is_data and entry[0] else None
             if stream.request is not token:
                 continue  # it was sought, paused or dropped meanwhile

@@ -78,11 +78,11 @@ class Network:
     def any_ready(self, now: int) -> Connection | None:
         """A connection that answers; the same one as long as it is sound, or there is none."""
         home = self._home
-        if home is not None and home.is_sound(now):
+        if home is not None and home.is_fit(now):
             return home
         ready = [c for c in self.connections.values() if c.is_ready]
         last = home if home in ready else next(iter(ready), None)
-        self._home = next((c for c in ready if c.is_sound(now)), last)
+        self._home = next((c for c in ready if c.is_fit(now)), last)
         return self._home
 
     def to_broker(self, broker: int) -> Connection | None:
@@ -124,7 +124,7 @@ class Network:
         """Somebody wants to hear another broker than this one."""
         for connection in self.connections.values():
             if connection.broker == broker:
-                connection.doubt(now)
+                connection.prefer_others(now)
 
     def request_any(
         self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer
@@ -193,7 +193,7 @@ class Network:
         if now >= self._next_waiting_deadline:
             self._expire_waiting(now)
         home = self.any_ready(now)
-        self._is_seeking = home is None or not home.is_sound(now)
+        self._is_seeking = home is None or not home.is_fit(now)
         if self._is_seeking:
             self._seek_home(now)
         if home is not None and self._waiting:

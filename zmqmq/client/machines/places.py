@@ -10,7 +10,7 @@ from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import MS, NEVER, Chance, Failure, Reply
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.routing import Routing
-from zmqmq.client.machines.stream import Place, PlaceKind, Stream
+from zmqmq.client.machines.stream import Place, PlaceKind, Stream, is_offset
 from zmqmq.errors import ProtocolError, WireError, ZmqmqError
 from zmqmq.wire.apis import ENTRIES_MAX, Api
 
@@ -114,11 +114,15 @@ class Places:
         if isinstance(answer, Failure):
             error = answer.error
         elif type(entries) is not list or not all(
-            type(e) is list and len(e) >= 4 and type(e[2]) is type(e[3]) is int for e in entries
+            type(e) is list
+            and len(e) >= 4
+            and type(e[0]) is bytes
+            and all(is_offset(number) for number in e[1:4])
+            for e in entries
         ):
             error = ProtocolError(f"OFFSET_FETCH was answered with {entries!r:.100}")
         else:
-            found = {(bytes(e[0]), e[1]): (e[2], e[3]) for e in entries}
+            found = {(e[0], e[1]): (e[2], e[3]) for e in entries}
         may_retry = isinstance(error, WireError) and error.retriable
         if error is not None and self._group is not None:
             self._routing.note_coordinator_error(now, self._group, coordinator, error)

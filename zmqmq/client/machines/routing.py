@@ -11,8 +11,8 @@ said several times in a row, and not by one broker alone where there are more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Container, Mapping
+from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.backoff import Backoff
 from zmqmq.client.machines.connection import Connection
@@ -29,6 +29,7 @@ from zmqmq.errors import (
 from zmqmq.model.groups import offsets_partition
 from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.wire.apis import ENTRIES_MAX, Api
+from zmqmq.wire.schema import malformed, row
 
 REFRESH_EVERY: Final = 60 * SECOND
 ANSWER_TIMEOUT: Final = 4 * SECOND
@@ -124,14 +125,16 @@ class Routing:
         self.refresh(now)
         return None
 
-    def to_copy(self, now: int, name: str, partition: int) -> Connection | None:
-        """The connection to a broker that follows and can be reached (F11). They are connected to
-        when they are first asked for: None is for now."""
+    def to_copy(
+        self, now: int, name: str, partition: int, but: Container[int]
+    ) -> Connection | None:
+        """The connection to a broker that follows and can be reached (F11), and is none of those.
+        They are connected to when they are first asked for: None is for now."""
         topic = self.topics.get(name)
         if topic is None or partition >= len(topic.copies):
             return None
         for broker in topic.copies[partition]:
-            if broker == topic.leaders[partition]:
+            if broker == topic.leaders[partition] or broker in but:
                 continue
             connection = self._network.to_broker(broker)
             if connection is not None and connection.is_sound(now):
@@ -242,8 +245,8 @@ class Routing:
             return
         try:
             has_gaps = self._read(now, answer)
-        except (ProtocolError, KeyError, TypeError, ValueError):
-            has_gaps = True
+        except (ProtocolError, KeyError, TypeError, ValueError, WireError):
+            has_gaps = True  # what is nonsense is not taken, and others are asked
         if has_gaps:
             self._ask_at = now + self._backoff.next_delay()
         else:
@@ -256,20 +259,20 @@ class Routing:
     def _read(self, now: int, answer: Reply) -> bool:
         """Take the answer in; whether something that is wanted is missing from it."""
         fields = answer.fields
-        self._network.note_brokers({entry[0]: entry[1] for entry in fields["brokers"]})
+        brokers = [row("brokers", entry, int, str) for entry in fields["brokers"]]
+        self._network.note_brokers({entry[0]: entry[1] for entry in brokers})
         has_gaps = False
         for entry in fields["topics"]:
             name = entry["name"]
             if name not in self._wanted or name not in self._asked:
                 continue
             if "error" in entry:
+                if not isinstance(entry["error"], dict):
+                    raise malformed(f"topic {name!r} has the error {entry['error']!r:.100}")
                 error = error_from_wire(entry["error"])
                 has_gaps |= self._note_refusal(now, name, error, answer.broker)
                 continue
-            leaders = tuple(p[0] for p in entry["partitions"])
-            epochs = tuple(p[1] for p in entry["partitions"])
-            copies = tuple(_copies_of(p) for p in entry["partitions"])
-            topic = Topic(name, bytes(entry["id"]), leaders, epochs, copies)
+            topic = _topic_of(name, entry)
             known = self.topics.get(name)
             if known is not None and known.id != topic.id:
                 if not self._is_certain(now, name, answer.broker):
@@ -324,6 +327,20 @@ def _newest(known: Topic, told: Topic) -> Topic:
     return told._replace(leaders=tuple(leaders), epochs=tuple(epochs), copies=tuple(copies))
 
 
-def _copies_of(entry: Sequence[object]) -> tuple[int, ...]:
-    told = entry[2] if len(entry) > 2 else None
-    return tuple(b for b in told if type(b) is int) if type(told) is list else ()
+def _topic_of(name: str, entry: Mapping[Any, Any]) -> Topic:
+    """What METADATA says of a topic. Raises WireError, KeyError and TypeError for nonsense."""
+    leaders: list[int | None] = []
+    epochs: list[int] = []
+    copies: list[tuple[int, ...]] = []
+    for told in entry["partitions"]:
+        _, epoch, *more = row("partitions", told, type(told[0]) if told else int, int)
+        leader = told[0]
+        if leader is not None and type(leader) is not int:
+            raise malformed(f"partition {len(leaders)} of {name!r} is led by {leader!r:.100}")
+        leaders.append(leader)
+        epochs.append(epoch)
+        others = more[0] if more and type(more[0]) is list else ()
+        copies.append(tuple(b for b in others if type(b) is int))
+    if type(entry["id"]) is not bytes:
+        raise malformed(f"topic {name!r} has the id {entry['id']!r:.100}")
+    return Topic(name, entry["id"], tuple(leaders), tuple(epochs), tuple(copies))

@@ -16,8 +16,8 @@ from zmqmq.client.machines.stream import Nearby, Stream
 
 NEARBY_FOR: Final = 60 * SECOND
 """So long a broker nearby is read from before the leader is asked again."""
-WITH_LEADER_FOR: Final = 5 * SECOND
-"""So long the leader is read from after a broker nearby did not help."""
+UNHELPFUL_FOR: Final = 5 * SECOND
+"""So long a copy that did not help is not asked, nor the leader for one that is near."""
 
 
 class Source(NamedTuple):
@@ -46,25 +46,27 @@ class Sources:
         if nearby is not None:
             if nearby.epoch == routing.epoch(*where) and now < nearby.until:
                 connection = self._network.to_broker(nearby.broker)
-                if connection is None and not self._network.is_failing(nearby.broker):
-                    return None  # it is being connected to
                 if connection is not None and connection.is_sound(now):
                     return Source(connection, is_copy=True)
-                # Asked now, the leader would name it again.
-                stream.with_leader_until = now + WITH_LEADER_FOR
-            stream.nearby = None
+                if connection is not None or self._network.is_failing(nearby.broker):
+                    stream.no_rack_until = now + UNHELPFUL_FOR  # or it would be named again
+                    stream.nearby = None
+            else:
+                stream.nearby = None
         leader = None
         if stream.moved_at == routing.version:
             routing.refresh(now)  # the one who led it said that he does not: wait for other news
         else:
             leader = routing.to_leader(now, *where)
             if leader is not None and leader.is_sound(now):
-                is_asking = self._rack is not None and now >= stream.with_leader_until
-                return Source(leader, tells_rack=is_asking)
+                # While the one nearby is being connected to there is something to read here.
+                is_asking = stream.nearby is None and now >= stream.no_rack_until
+                return Source(leader, tells_rack=is_asking and self._rack is not None)
             if leader is None and not self._is_away(stream):
                 return None
-        copy = routing.to_copy(now, *where)
-        if copy is not None and now >= stream.with_leader_until:
+        but = [broker for broker, until in stream.unhelpful.items() if now < until]
+        copy = routing.to_copy(now, *where, but)
+        if copy is not None:
             return Source(copy, is_copy=True)
         return None if leader is None else Source(leader)
 
@@ -79,15 +81,19 @@ class Sources:
 
     def note_nearby(self, now: int, stream: Stream, broker: object) -> None:
         """The leader has said where to read."""
-        if type(broker) is int:
-            epoch = self._routing.epoch(stream.topic, stream.partition)
+        epoch = self._routing.epoch(stream.topic, stream.partition)
+        if type(broker) is int and epoch:  # 0: the topic is not known any more
             stream.nearby = Nearby(broker, epoch, now + NEARBY_FOR)
 
     def note_error(self, now: int, stream: Stream, source: Source) -> None:
         """It did not answer, or could not help."""
-        if source.is_copy:
-            stream.nearby = None
-            stream.with_leader_until = now + WITH_LEADER_FOR
+        if not source.is_copy:
+            return
+        stream.nearby = None
+        stream.no_rack_until = now + UNHELPFUL_FOR
+        if source.connection.broker is not None:
+            stream.unhelpful = {b: until for b, until in stream.unhelpful.items() if now < until}
+            stream.unhelpful[source.connection.broker] = now + UNHELPFUL_FOR
 
     def _is_away(self, stream: Stream) -> bool:
         """Whether there is no leader, or it cannot be reached, rather than not yet."""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from zmqmq.batch.layout import HEADER_SIZE
 from zmqmq.client.machines.effects import Body
 from zmqmq.errors import CorruptDataError
+from zmqmq.model.limits import INTEGER_MAX
 
 _SIZES: Final = Struct(">QII32xI")
 """Base offset, size, leader epoch and last offset delta of a batch header."""
@@ -59,6 +60,7 @@ class Stream:
         "last_epoch",
         "moved_at",
         "nearby",
+        "no_rack_until",
         "not_before",
         "partition",
         "place",
@@ -68,7 +70,7 @@ class Stream:
         "stop_at",
         "topic",
         "topic_id",
-        "with_leader_until",
+        "unhelpful",
     )
 
     def __init__(self, topic: str, partition: int, place: Place) -> None:
@@ -102,8 +104,10 @@ class Stream:
         """The committed end, as the last answer said; -1 before any."""
         self.nearby: Nearby | None = None
         """Where the leader has said to read instead of there (F11)."""
-        self.with_leader_until = 0
-        """Until then it is not asked for such a broker: the last one did not help."""
+        self.no_rack_until = 0
+        """Until then the leader is not asked for such a broker: the last one did not help."""
+        self.unhelpful: dict[int, int] = {}
+        """Brokers whose copies did not help, and until when they are not asked."""
 
     def __repr__(self) -> str:
         return f"<Stream {self.topic}/{self.partition} at {self.position}>"
@@ -153,6 +157,11 @@ class Chunk(NamedTuple):
     """What was asked for. The first batch may begin before it."""
     stop_at: int | None
     data: Body
+
+
+def is_offset(value: object) -> bool:
+    """Whether a broker's value can be an offset, or another number that counts from 0."""
+    return type(value) is int and 0 <= value <= INTEGER_MAX
 
 
 def end_of_batches(data: Body) -> tuple[int, int, int]:

@@ -23,11 +23,13 @@ from zmqmq.model.now import Now
 class Copy:
     """A replica that does not lead, as consumers read it in one leader epoch."""
 
-    __slots__ = ("_log", "_replica", "epoch", "place")
+    __slots__ = ("_last", "_log", "_replica", "epoch", "place")
 
-    def __init__(self, replica: Replica, log: Log) -> None:
+    def __init__(self, replica: Replica, log: Log, last: int | None) -> None:
+        """`last` is the leader epoch of the last record that was read before, if it is known."""
         self._replica = replica
         self._log = log
+        self._last = last
         self.place: Place = replica.place
         self.epoch = replica.adopted
 
@@ -52,6 +54,19 @@ class Copy:
         """Behind this offset nothing is shown. What has just come may not be written out yet."""
         return min(self._replica.high_watermark, self._log.written_end)
 
+    def check(self, offset: int) -> None:
+        """Whether it can show what comes from this offset on, and what was read before it is what
+        stands here (F12): once when it is asked for, and again when it has come. Raises the
+        refusal NOT_LEADER."""
+        if self.is_closed:
+            raise self.refusal("was cut, or is of another epoch now")
+        log, last = self._log, self._last
+        if offset < log.start_offset:
+            raise self.refusal(f"begins at offset {log.start_offset}")
+        is_here = last is not None and offset <= self.shown_end
+        if is_here and last is not None and parted(log, offset, last) is not None:
+            raise self.refusal(f"is not what was read up to offset {offset} in leader epoch {last}")
+
     def refusal(self, why: str) -> WireError:
         """Ask the leader."""
         return refusal(Code.NOT_LEADER, f"{self._log.name}: the copy on this broker {why}")
@@ -62,20 +77,15 @@ def open_copy(replica: Replica | None, offset: int, epochs: list[object]) -> Cop
     can be read, or it leads. Raises the refusal NOT_LEADER."""
     if replica is None or replica.log is None or isinstance(replica.role, Partition):
         return None
-    copy = Copy(replica, replica.log)
+    known, last = epochs_of(epochs)
+    copy = Copy(replica, replica.log, last)
     if copy.is_closed:
         return None
-    known, last = epochs_of(epochs)
     if known is not None and known != copy.epoch:
         raise copy.refusal(f"is of leader epoch {copy.epoch}, and the request of {known}")
     if last is not None and last > copy.epoch:
         raise copy.refusal(f"is of leader epoch {copy.epoch}, and epoch {last} was read")
-    log = copy.log
-    if offset < log.start_offset:
-        raise copy.refusal(f"begins at offset {log.start_offset}")
-    is_here = last is not None and offset <= copy.shown_end
-    if is_here and last is not None and parted(log, offset, last) is not None:
-        raise copy.refusal(f"is not what was read up to offset {offset} in leader epoch {last}")
+    copy.check(offset)
     return copy
 
 

@@ -234,7 +234,8 @@ class Fetching:
         elif isinstance(data, StorageError):
             log.fail(data)
             failed = log
-            self._answer_error(request, self._storage_error(log, data))
+            assert isinstance(asked.source, Partition | Copy)
+            self._answer_error(request, self._storage_error(asked.source, data))
         else:
             self._take(request, asked, where, data)
         if request.cold is None:
@@ -392,9 +393,9 @@ class Fetching:
         assert isinstance(source, Partition | Copy)
         log = source.log
         try:
-            if source.is_closed:
-                if isinstance(source, Copy):
-                    raise source.refusal("was cut, or is of another epoch now")
+            if isinstance(source, Copy):
+                source.check(asked.offset)
+            elif source.is_closed:
                 self._catalog.partition(*source.place)
             where = place(log, asked.offset, asked.max_bytes)
             data = where.file.read_cached(where.position, where.size)
@@ -402,7 +403,7 @@ class Fetching:
             self._answer_error(request, error)
             return
         except StorageError as error:
-            self._answer_error(request, self._storage_error(log, error))
+            self._answer_error(request, self._storage_error(source, error))
             return
         if data is None:
             self._ask_disk(request, asked, where)
@@ -417,10 +418,7 @@ class Fetching:
             taken = take(log, where, data, offset, end, max_bytes)
         except CorruptDataError as error:
             self._damaged(log)
-            answer = self._storage_error(log, error)
-            if source.is_closed:  # another copy takes its place
-                answer = refusal(Code.NOT_LEADER, f"{log.name} is led elsewhere")
-            self._answer_error(request, answer)
+            self._answer_error(request, self._storage_error(source, error))
             return
         if isinstance(taken, int):
             self._ask_disk(request, asked, where._replace(size=taken))
@@ -445,7 +443,11 @@ class Fetching:
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:
         request.answers.append(error_to_wire(error))
 
-    def _storage_error(self, log: Log, error: Exception) -> WireError:
+    def _storage_error(self, source: Partition | Copy, error: Exception) -> WireError:
+        log = source.log
+        if isinstance(source, Copy) or source.is_shared or source.is_closed:
+            # Another copy takes its place.
+            return refusal(Code.NOT_LEADER, f"{log.name}: the copy on this broker fails: {error}")
         if log.damage:
             return refusal(
                 Code.STORAGE_DAMAGED, f"{log.name}: {log.damage}; see `zmqmq inspect repair`"

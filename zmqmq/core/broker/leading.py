@@ -56,7 +56,7 @@ LOOK_NS: Final = 500 * 10**6
 """How often to look who has fallen behind, or may join."""
 READERS_NS: Final = 2 * 60 * 10**9
 """So long after a consumer was sent to a follower it is taken to read there. Twice as long as it
-stays without asking the leader again (client/machines/stream.py)."""
+stays without asking the leader again (client/machines/sources.py)."""
 COLD_READS_MAX: Final = 16
 """Under way for one follower."""
 

@@ -29,6 +29,7 @@ _read_report = reader(PEER_REQUESTS[PeerApi.REPORT])
 _read_state = reader(PEER_REQUESTS[PeerApi.STATE])
 STATE_FRAME_BYTES: Final = REPLY_BYTES_MAX
 """Of 10,000 producers a state may have 20 MB, and no frame may (ZMQ_MAXMSGSIZE)."""
+_read_ping = reader(PEER_REQUESTS[PeerApi.PING])
 _read_hurry = reader(PEER_REQUESTS[PeerApi.HURRY])
 _APIS: Final = {int(api): api for api in PeerApi}
 
@@ -94,7 +95,8 @@ class PeerFront:
             case PeerApi.STATE:
                 self._state(route, correlation, fields)
             case PeerApi.PING:
-                self._outbox.answer_peer(route, api, correlation, {"to": fields["epoch"]})
+                _, _, epoch = _read_ping(fields)
+                self._outbox.answer_peer(route, api, correlation, {"to": epoch})
             case PeerApi.HURRY:
                 _, broker, epoch = _read_hurry(fields)
                 self._leading.hurried(Member(broker, epoch))

@@ -24,7 +24,7 @@ from zmqmq.core.storage.segment import INDEX_SUFFIX, LOG_SUFFIX, Segment, base_o
 from zmqmq.core.storage.states import (
     State,
     pack_state,
-    read_state,
+    packed_state,
     remove_states,
     states_in,
     unpack_state,
@@ -40,9 +40,9 @@ def state_at_start(log: Log) -> bytes:
     what has come since has driven older batches out, and may yet be cut (seed 7214).
     """
     start = log.start_offset
-    saved = read_state(log.disk, log.key.folder, start)
+    saved = packed_state(log.disk, log.key.folder, start)
     if saved is not None:
-        return pack_state(saved)
+        return saved
     first = next((s for s in log.segments if not s.is_empty), None)
     append_ms = log.last_append_ms if first is None else first.first_append_ms
     producers, epochs = log.producers.snapshot(start), log.epochs.snapshot(start)
