@@ -25,6 +25,7 @@ from zmqmq.sim.cluster import Cluster
 from zmqmq.sim.committed import Committed, Loss
 from zmqmq.sim.copies import Copy, Life
 from zmqmq.sim.equality import check_bytes, check_newest, check_producers
+from zmqmq.sim.history import Log
 from zmqmq.sim.known import Known, leads
 from zmqmq.sim.observed import Fail
 
@@ -42,6 +43,7 @@ class Invariants:
         known.documents.on_change = self._document_changed
         self._last_losses: dict[Place, Loss] = {}
         self._moves = 0
+        self._starts: dict[Place, int] = {}
         for host in cluster.hosts:
             host.on_event = self.look
 
@@ -66,6 +68,11 @@ class Invariants:
                     self.look(host)
                     return
                 self._changed(life, copy)
+
+    def starts(self) -> dict[Log, int]:
+        """The largest offset at which any copy of each partition has begun."""
+        name_of = self._known.documents.topic_name
+        return {(name_of(place), place[1]): start for place, start in self._starts.items()}
 
     def finish(self) -> None:
         """When all is healed and quiet: copies are equal. Raises InvariantError."""
@@ -98,6 +105,7 @@ class Invariants:
         lineage = None if committed.is_compacted else self._known.lineage_of(place)
         if not copy.read(lineage, fail):
             return
+        self._starts[place] = max(self._starts.get(place, 0), copy.start)
         is_new = copy.take_role()
         before, copy.high_watermark = copy.high_watermark, replica.high_watermark
         role = copy.role

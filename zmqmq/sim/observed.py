@@ -76,6 +76,7 @@ def stored(
         view = memoryview(b"" if file is None else file.data)
         if position >= segment.size:
             raise Unreadable(f"{segment.path} has nothing from offset {start} on")
+        wanted = start
         while start < end and position < segment.size:
             batch = _batch_at(view, position, offset)
             if disk.is_rotten and (batch is None or not _is_whole(view, position, batch, log.seed)):
@@ -87,6 +88,8 @@ def stored(
                 start = offset
                 yield batch, view[position : position + batch.size]
             position += batch.size
+        if start == wanted:  # what was there once does not lead through what compaction wrote
+            raise Unreadable(f"{segment.path} byte {position}: nothing leads to offset {start}")
         if tail is not None:
             tail.segment, tail.file = segment, file
             tail.offset, tail.position = offset, position

@@ -99,6 +99,8 @@ class Run:
         """Nothing goes wrong any more: everything has to work again, and come to an end."""
         self.nemesis.heal()
         for client in self.clients.values():
+            # Segments of some kilobytes and slow links are a match for a producer in a hurry.
+            client.calm()
             if not client.node.is_up:
                 client.node.restart()
         probe = ProbingClient(
@@ -140,7 +142,7 @@ class Run:
         # The one copy of a partition that has no other is offline when its disk has failed.
         failed = self.nemesis.census["disk_fails"] + self.nemesis.census["full_disk"]
         refusals = (Code.STORAGE_OFFLINE.name,) if failed else ()
-        return Allowed(losses, trimmed, refusals, compacted)
+        return Allowed(losses, trimmed, refusals, compacted, self.invariants.starts())
 
 
 def run(

@@ -50,6 +50,9 @@ class Allowed:
     """Codes with which readers may be refused."""
     compacted: Container[str] = ()
     """Topics from whose logs a record may vanish when a newer one has its key."""
+    starts: Mapping[Log, int] = field(default_factory=dict)
+    """Where logs from which retention removes what is old began at some time; another copy may have
+    more."""
 
 
 class Sent:

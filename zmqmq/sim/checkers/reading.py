@@ -44,7 +44,8 @@ def _may_skip(facts: Facts, log: Log, first: int, end: int) -> bool:
     read."""
     known = facts.log(log)
     drained = known.drained
-    is_trimmed = log[0] in facts.allowed.trimmed and (drained is None or end <= drained.start)
+    begins = max(drained.start if drained else end, facts.allowed.starts.get(log, 0))
+    is_trimmed = log[0] in facts.allowed.trimmed and end <= begins
     if is_trimmed or facts.is_lost(log, first, end):
         return True
     passed = known.order[bisect_left(known.order, first) : bisect_left(known.order, end)]

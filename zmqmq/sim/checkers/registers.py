@@ -47,9 +47,11 @@ class _Write:
 class Register:
     """One thing, and who has written to it."""
 
-    __slots__ = ("_by_asked", "_by_value", "newest")
+    __slots__ = ("_by_asked", "_by_value", "_repeats", "newest")
 
-    def __init__(self, initial: object) -> None:
+    def __init__(self, initial: object, *, repeats: bool = False) -> None:
+        self._repeats = repeats
+        """Whether who was not answered writes again what may have been written already."""
         self.newest = -1
         """When the latest write began that has surely happened."""
         self._by_value: dict[object, list[_Write]] = {initial: [_Write(initial, -1, -1)]}
@@ -88,7 +90,8 @@ class Register:
             return "was refused for good" if is_refused else "had been replaced"
         if len(possible) == 1:
             write = possible[0]
-            write.ended = min(write.ended, index)
+            if not self._repeats:
+                write.ended = min(write.ended, index)
             write.seen = index
             self.newest = max(self.newest, write.began)
         return None
@@ -97,11 +100,12 @@ class Register:
 class Registers:
     """Registers by whatever names them."""
 
-    __slots__ = ("_found", "_initial")
+    __slots__ = ("_found", "_initial", "_repeats")
 
-    def __init__(self, initial: object) -> None:
+    def __init__(self, initial: object, *, repeats: bool = False) -> None:
         self._found: dict[object, Register] = {}
         self._initial = initial
+        self._repeats = repeats
 
     def __contains__(self, key: object) -> bool:
         return key in self._found
@@ -109,7 +113,7 @@ class Registers:
     def __getitem__(self, key: object) -> Register:
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = Register(self._initial)
+            found = self._found[key] = Register(self._initial, repeats=self._repeats)
         return found
 
     def write(self, entry: Entry, key: object, value: object) -> int:
@@ -124,8 +128,12 @@ class Registers:
 
 
 def commits_are_kept(facts: Facts) -> Iterator[Violation]:
-    """A group's offset is the one that was committed last, and never lost (I19, I20)."""
-    registers = Registers(None)
+    """A group's offset is the one that was committed last, and never lost (I19, I20).
+
+    Two members that commit for one partition at a time may undo one another: a commit without an
+    answer is sent again, and may have been replaced meanwhile (seed 9639).
+    """
+    registers = Registers(None, repeats=True)
     newest: dict[tuple[int, Log], int] = {}
     """By read and log: the newest write when the read began."""
     for entry in facts.entries:

@@ -69,13 +69,15 @@ def rot(scene: Scene, fault: Fault) -> End | None:
     only below the recovery point (behind it, it could not be told from a torn tail).
 
     The copy goes on to count until somebody reads it. So there must be no way to commit anything
-    to it alone, and no administrator who makes one by lowering min_isr.
+    to it alone, and no administrator who makes one by lowering min_isr. Not where logs are
+    compacted: there the invariants know from the log alone what a copy has.
     """
     (host,) = scene.hosts(fault.target)
     folders = {
         f"logs/{place[0].hex()}.{place[1]}.0": place
         for place, document in scene.partitions()
         if host.broker_id in document.replicas
+        and not scene.is_compacted(place)
         and scene.is_spare(host, place, document, is_counted=True)
     }
     found = [f for f in folders if f in host.checkpoints and host.disk.exists(f)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from zmqmq.core.meta.keys import PartitionKey
-from zmqmq.core.meta.values import PartitionDocument
+from zmqmq.core.meta.values import PartitionDocument, TopicDocument
 from zmqmq.core.replication.vouching import Place
 from zmqmq.sim.broker_host import KEYS, BrokerHost
 from zmqmq.sim.chance import Stream
@@ -76,6 +76,11 @@ class Scene:
             key = KEYS.parse(kv.key)
             assert isinstance(key, PartitionKey)
             yield (key.topic_id, key.partition), PartitionDocument.decode(kv.value)
+
+    def is_compacted(self, place: Place) -> bool:
+        """Whether logs of this topic are compacted."""
+        kv = self.cluster.store.keys.get(KEYS.topic(place[0]))
+        return kv is not None and TopicDocument.decode(kv.value).config.get("cleanup") == "compact"
 
     def is_spare(
         self, host: BrokerHost, place: Place, document: PartitionDocument, *, is_counted: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zmqmq.client.machines.lookup import Question
 from zmqmq.errors import OutcomeUnknownError, RefusedError, UsageError, WireError, ZmqmqError
@@ -13,6 +13,9 @@ from zmqmq.sim.history import END, FAIL, INFO, OK, START, History, Position
 from zmqmq.sim.loop import Loop
 from zmqmq.sim.network import Network
 from zmqmq.sim.node import MS, Node
+
+CALM: Final = 3
+"""By how much a client thinks longer when it is to be calm."""
 
 
 class Stage(NamedTuple):
@@ -58,6 +61,10 @@ class SimClient:
         )
         self.begin()
         self.later(self._turn)
+
+    def calm(self) -> None:
+        """Do less from now on, so that those who are behind can catch up."""
+        self._think *= CALM
 
     def stop(self) -> None:
         """Begin nothing more; what is under way goes on until `is_idle`."""

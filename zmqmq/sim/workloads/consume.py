@@ -162,6 +162,11 @@ class ConsumingClient(SimClient):
             if stream.is_stopped:
                 self._begun.pop((topic, partition), None)
                 self._next.pop((topic, partition), None)
+                asked = self._resuming.pop((topic, partition), None)
+                if asked is not None:  # where the group left off will never be known
+                    assert self._group is not None
+                    nowhere = Resumed(self._group, topic, partition, -1)
+                    self.history.end(asked, INFO, nowhere)
                 self._consumer.seek(topic, partition, Place(PlaceKind.START))
 
     def _seek_back(self) -> None:
