@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import zmqmq
-from tests.e2e.command_line import start_broker, stop
+from tests.e2e.command_line import ZMQMQ, start_broker, stop
 from tests.support.etcd_process import EtcdCluster, etcd_cluster, free_ports
 from zmqmq.errors import NotFoundError
 
@@ -110,6 +110,10 @@ def test_what_was_acknowledged_survives_the_death_of_any_one_broker(cluster: Run
                 until_in_sync(client, "t", 3)
 
         assert sorted(values_in(client, "t")) == sorted(sent)
+    for port, _ in cluster.ports.values():  # whoever is asked asks the leaders too
+        with zmqmq.connect(f"127.0.0.1:{port}") as client:
+            partitions = client.topics.describe("t").partitions
+            assert sum(p.committed_end for p in partitions) == len(sent)
 
 
 def test_a_broker_that_stops_hands_over_first(cluster: Running) -> None:
@@ -147,3 +151,29 @@ def test_the_metadata_store_may_be_away(cluster: Running) -> None:
             until_in_sync(client, "t", 3)
             producer.send(b"c").result(SECONDS)
         assert sorted(values_in(client, "t")) == [b"a", b"b", b"b", b"b", b"c"]
+
+
+def test_two_brokers_of_one_number_are_not_two(cluster: Running) -> None:
+    """The second waits, says so, and can be stopped."""
+    clients, peers = free_ports(2)
+    log = cluster.folder / "second.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                *ZMQMQ,
+                *("broker", "--data-dir", str(cluster.folder / "second"), "--node-id", "1"),
+                *("--etcd", cluster.etcd.endpoints, "--bind", f"127.0.0.1:{clients}"),
+                *("--bind-peers", f"127.0.0.1:{peers}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    try:
+        end = time.monotonic() + SECONDS
+        while b"--node-id" not in log.read_bytes():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    finally:
+        process.terminate()
+        out, _ = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (0, b"")

@@ -64,6 +64,40 @@ def items_of(fields: Fields) -> tuple[list[dict[str, Any]], bool]:
     return items, fields.get("more") is True
 
 
+def leaders_to_ask(topics: Sequence[Fields]) -> list[int]:
+    """The brokers that lead partitions of which the one that was asked could not tell all."""
+    rows = [row for topic in topics for row in _rows(topic) if not _is_whole(row)]
+    return sorted({row["leader"] for row in rows if type(row.get("leader")) is int})
+
+
+def take_partitions(topics: Sequence[Fields], told: Sequence[Fields]) -> None:
+    """Put what a leader has told of partitions in the place of what was known of them."""
+    known = {
+        (topic.get("id"), row.get("partition")): row
+        for topic in told
+        for row in _rows(topic)
+        if _is_whole(row)
+    }
+    for topic in topics:
+        rows = topic.get("partitions")
+        if type(rows) is list:
+            topic["partitions"] = [
+                known.get((topic.get("id"), row.get("partition")), row)
+                if type(row) is dict and not _is_whole(row)
+                else row
+                for row in rows
+            ]
+
+
+def _rows(topic: Fields) -> list[Fields]:
+    rows = topic.get("partitions")
+    return [row for row in rows if type(row) is dict] if type(rows) is list else []
+
+
+def _is_whole(row: Fields) -> bool:
+    return "committed_end" in row or row.get("error") is not None
+
+
 def topic_info(name: str, fields: Fields) -> TopicInfo:
     """From the reply of CREATE_TOPIC, or from an item of DESCRIBE."""
     partitions = fields.get("partitions")

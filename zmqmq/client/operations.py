@@ -6,6 +6,7 @@ the result. `sync.py` and `zmqmq.aio` run them, one waiting, the other awaiting.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar, cast
@@ -18,6 +19,8 @@ from zmqmq.client.describing import (
     check_like,
     group_info,
     items_of,
+    leaders_to_ask,
+    take_partitions,
     topic_description,
     topic_info,
 )
@@ -26,7 +29,7 @@ from zmqmq.client.machines.effects import Resolved
 from zmqmq.client.machines.lookup import Question
 from zmqmq.client.machines.routing import Topic
 from zmqmq.client.machines.stream import PlaceKind
-from zmqmq.errors import Code, ConflictError, UsageError
+from zmqmq.errors import Code, ConflictError, UsageError, ZmqmqError
 from zmqmq.model.names import check_group_name
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import Fields
@@ -155,22 +158,21 @@ class Operations:
     def describe(
         self, kind: str, names: Sequence[str] | None, *, internal: bool
     ) -> Operation[list[dict[str, Any]]]:
-        """Every page of DESCRIBE."""
+        """Every page of DESCRIBE; of topics also what only the leaders of partitions know."""
         if kind == "groups":
             for name in names or ():
                 check_group_name(name)
-        found: list[dict[str, Any]] = []
-        for _ in range(PAGES_MAX):
-            fields: Fields = {"kind": kind, "internal": internal}
-            if names is not None:
-                fields["names"] = list(names)
-            if found:
-                fields["after"] = str(found[-1].get("name", ""))
-            reply = yield from self._ask(Api.DESCRIBE, fields)
-            items, has_more = items_of(reply)
-            found += items
-            if not has_more or not items:
-                break
+        fields: Fields = {"kind": kind, "internal": internal}
+        if names is not None:
+            fields["names"] = list(names)
+        found = yield from self._pages(fields, None)
+        if kind == "topics":
+            for leader in leaders_to_ask(found):
+                # One that cannot be reached leaves its partitions as they are.
+                with contextlib.suppress(ZmqmqError):
+                    yield from self.topic(str(found[0].get("name")))  # METADATA: where it is
+                    told = yield from self._pages(fields, leader)
+                    take_partitions(found, told)
         return found
 
     def ping(self) -> Operation[None]:
@@ -184,13 +186,25 @@ class Operations:
         return cast("Fields", reply)
 
     def _describe_one(self, name: str) -> Operation[Fields]:
-        fields = {"kind": "topics", "names": [name], "internal": True}
-        reply = yield from self._ask(Api.DESCRIBE, fields)
-        return items_of(reply)[0][0]
+        found = yield from self.describe("topics", [name], internal=True)
+        return found[0]
 
-    def _call(self, now: int, promise: object, api: Api, fields: Fields) -> None:
+    def _pages(self, fields: Fields, broker: int | None) -> Operation[list[dict[str, Any]]]:
+        found: list[dict[str, Any]] = []
+        for _ in range(PAGES_MAX):
+            after = {"after": str(found[-1].get("name", ""))} if found else {}
+            reply = yield Ask(self._call, (Api.DESCRIBE, {**fields, **after}, broker))
+            items, has_more = items_of(cast("Fields", reply))
+            found += items
+            if not has_more or not items:
+                break
+        return found
+
+    def _call(
+        self, now: int, promise: object, api: Api, fields: Fields, broker: int | None = None
+    ) -> None:
         core = self._core
-        core.admin.call(now, api, fields, now + core.request_timeout, promise)
+        core.admin.call(now, api, fields, now + core.request_timeout, promise, broker)
 
     def _topic(self, now: int, promise: object, name: str) -> None:
         core = self._core

@@ -22,6 +22,8 @@ from zmqmq.errors import ConfigError
 from zmqmq.model.setting import Declared, Unit, out_of_bounds, settings_of
 from zmqmq.model.units import parse_bytes, parse_ms
 
+FLAGS: Final = {"broker.id": "--node-id", "broker.metadata": "--etcd"}
+"""Of settings whose flags are named otherwise."""
 ENVIRONMENT_PREFIX: Final = "ZMQMQ_BROKER__"
 DEFAULT: Final = "default"
 """The origin of what nobody set."""
@@ -126,7 +128,7 @@ def _all_given(
                 hint = f"; did you mean {environment_name(near)}?" if near else ""
                 problems.append(f"{variable}: there is no such setting{hint}")
     for name, text in flags.items():
-        origin = "--" + name.partition(".")[2].replace("_", "-")
+        origin = FLAGS.get(name, "--" + name.partition(".")[2].replace("_", "-"))
         yield _Given(name, text, origin, is_text=True, folder=here)
 
 

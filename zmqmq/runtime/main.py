@@ -77,7 +77,14 @@ async def _main(config: BrokerConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         running = RunningBroker(config)
-        await stack.enter_async_context(running)
+        starting = asyncio.ensure_future(stack.enter_async_context(running))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()  # it may wait long for its registration
+            await asyncio.wait((starting,))
+            return 0
+        await starting
         sys.stdout.write(
             f"ready: {running.endpoint}, broker {config.broker.id}, data in {running.folder}\n"
         )

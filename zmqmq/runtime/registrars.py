@@ -110,6 +110,7 @@ class LeaseRegistrar:
         self._store = store
         self._live = live
         self._ttl_s = ttl_s
+        self._has_told = False
         self._session: Session | None = None
         self._task: Task | None = None
         self._feed: Callable[[Event], None]
@@ -149,6 +150,7 @@ class LeaseRegistrar:
             epoch = await self._try(document)
         session = self._session
         assert session is not None
+        self._has_told = False
         self._feed(Registered(epoch))
         reason = await session.wait_lost()
         if self._session is session:
@@ -178,8 +180,13 @@ class LeaseRegistrar:
             return None
         if found is not None and found.lease == session.id:
             return found.create_revision
-        if found is not None:
-            logger.info("an earlier registration of this broker has not run out yet")
+        if found is not None and not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "waiting: somebody is registered as this broker. If that was its last run, it is "
+                "over in %s s at most; if it goes on, another one has this number (--node-id)",
+                self._ttl_s,
+            )
         return None
 
     async def _give_up(self, before: Task | None) -> None:

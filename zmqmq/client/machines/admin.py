@@ -58,7 +58,7 @@ class Call:
         self.is_lost = False
         """Whether it waits for news of who the coordinator is."""
         self.to: int | None = None
-        """The broker that was said to be the controller; None: any may be asked."""
+        """The broker that was said to be the controller, or that is wanted; None: any will do."""
 
 
 class Admin:
@@ -78,9 +78,19 @@ class Admin:
         self._effects = effects
         self._calls: dict[Call, None] = {}
 
-    def call(self, now: int, api: Api, fields: Fields, deadline: int, promise: Promise) -> None:
-        """Ask; the promise gets the fields of the reply, or the error."""
+    def call(
+        self,
+        now: int,
+        api: Api,
+        fields: Fields,
+        deadline: int,
+        promise: Promise,
+        broker: int | None = None,
+    ) -> None:
+        """Ask, this broker if it can be reached; the promise gets the fields of the reply, or the
+        error."""
         call = Call(api, fields, deadline, promise)
+        call.to = broker
         self._calls[call] = None
         self._ask(now, call)
 
