@@ -235,7 +235,7 @@ async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -
         if known is not None:
             raise DirectoryError(
                 f"the directory is of cluster {known}, and its metadata store is empty: "
-                "metadata.db, or the etcd, was lost or is another one; restore it from a backup"
+                "metadata.db was lost, or this is another etcd; restore it from a backup"
             )
         document = ClusterDocument(cluster_id=secrets.token_bytes(16), format=FORMAT_VERSION)
         put, condition = Put(keys.cluster, document.encode()), If(keys.cluster, "create", "==", 0)

@@ -26,6 +26,7 @@ def until_read(d: Driven, reader: Reader, count: int) -> None:
 
 
 def test_f11_who_is_in_a_rack_reads_from_the_broker_there() -> None:
+    """The leader names it, since it is in sync and has what is wanted (F11)."""
     d = Driven(hosts=RACKS)
     d.send_acked()
     reader = d.reader("c", rack="rack 2")
@@ -39,6 +40,7 @@ def test_f11_who_is_in_a_rack_reads_from_the_broker_there() -> None:
 
 
 def test_f11_where_the_leader_is_and_where_nobody_is_the_leader_is_read() -> None:
+    """One consumer is in the leader's rack, one where no broker is, one does not say (F11)."""
     d = Driven(hosts=RACKS)
     readers = [d.reader("c1", rack="rack 1"), d.reader("c2", rack="rack 7"), d.reader("c3")]
     d.send_acked()
@@ -97,6 +99,7 @@ def test_f11_a_leader_that_cannot_be_reached_is_not_missed_by_those_who_read() -
 
 
 def test_f11_while_nobody_leads_what_is_committed_can_be_read() -> None:
+    """The leader dies and nobody is elected; the followers show what it had told them (F11)."""
     d = Driven()
     reader = d.reader("c")
     d.send_acked()
@@ -136,6 +139,7 @@ def test_f11_kafka_14379_a_broker_nearby_is_asked_no_more_when_another_one_leads
 
 
 def test_f11_a_broker_nearby_that_dies_is_left_and_found_again() -> None:
+    """It is read at the leader at once, and after some seconds the leader may name it again."""
     d = Driven(hosts=RACKS)
     reader = d.reader("c", rack="rack 2")
     d.send_acked()
