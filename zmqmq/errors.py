@@ -81,6 +81,9 @@ class Code(enum.IntEnum):
 class ZmqmqError(Exception):
     """The base of every error that zmqmq raises on purpose."""
 
+    retriable: bool = False
+    """A broker's word on whether the same request may succeed later; nobody else says so."""
+
 
 class ConfigError(ZmqmqError):
     """A setting is unknown, out of bounds or contradicts another."""
@@ -130,7 +133,6 @@ class WireError(ZmqmqError):
     """
 
     code: Code = Code.INTERNAL
-    retriable: bool = False
     hints: Mapping[str, object]
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,35 +66,36 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
                 running.kill(number)
 
 
-def in_sync(client: zmqmq.Client, topic: str) -> list[list[int]]:
-    """Who is in the ISR of each partition."""
-    return [list(p.isr) for p in client.topics.describe(topic).partitions]
+@contextmanager
+def replicated(cluster: Running) -> Iterator[zmqmq.Client]:
+    """A client; topic `t` has three partitions on three brokers each, all in sync."""
+    with zmqmq.connect(cluster.servers) as client:
+        client.topics.create("t", 3, replicas=3)
+        until_in_sync(client)
+        yield client
 
 
-def until_in_sync(client: zmqmq.Client, topic: str, count: int) -> None:
-    """Wait until every partition has so many."""
+def until_in_sync(client: zmqmq.Client) -> None:
+    """Wait until every partition has three."""
     end = time.monotonic() + SECONDS
     while True:
-        try:
-            found = in_sync(client, topic)
-            if all(len(isr) == count for isr in found):
+        found: list[int] = []
+        with suppress(NotFoundError):  # this broker has not heard of it yet
+            found = [len(p.isr) for p in client.topics.describe("t").partitions]
+            if found == [3, 3, 3]:
                 return
-        except NotFoundError:
-            found = []  # this broker has not heard of it yet
         assert time.monotonic() < end, found
         time.sleep(0.1)
 
 
-def values_in(client: zmqmq.Client, topic: str) -> list[bytes]:
+def values_in(client: zmqmq.Client) -> list[bytes]:
     """All that is there, partition by partition."""
-    with client.consumer(topic, start="start", stop_at_end=True) as consumer:
+    with client.consumer("t", start="start", stop_at_end=True) as consumer:
         return [record.value or b"" for record in consumer]
 
 
 def test_what_was_acknowledged_survives_the_death_of_any_one_broker(cluster: Running) -> None:
-    with zmqmq.connect(cluster.servers) as client:
-        client.topics.create("t", 3, replicas=3)
-        until_in_sync(client, "t", 3)
+    with replicated(cluster) as client:
         sent: list[bytes] = []
         with client.producer("t", delivery_timeout_ms=SECONDS * 1_000) as producer:
             for victim in (1, 2, 3):
@@ -107,9 +109,9 @@ def test_what_was_acknowledged_survives_the_death_of_any_one_broker(cluster: Run
                     sent.append(value)
                 producer.flush(SECONDS)
                 cluster.start(victim)
-                until_in_sync(client, "t", 3)
+                until_in_sync(client)
 
-        assert sorted(values_in(client, "t")) == sorted(sent)
+        assert sorted(values_in(client)) == sorted(sent)
     for port, _ in cluster.ports.values():  # whoever is asked asks the leaders too
         with zmqmq.connect(f"127.0.0.1:{port}") as client:
             partitions = client.topics.describe("t").partitions
@@ -118,9 +120,7 @@ def test_what_was_acknowledged_survives_the_death_of_any_one_broker(cluster: Run
 
 def test_a_broker_that_stops_hands_over_first(cluster: Running) -> None:
     """Nobody waits for its session to run out."""
-    with zmqmq.connect(cluster.servers) as client:
-        client.topics.create("t", 3, replicas=3)
-        until_in_sync(client, "t", 3)
+    with replicated(cluster) as client:
         with client.producer("t") as producer:
             producer.send(b"before").result(SECONDS)
             assert stop(cluster.processes.pop(1)) == 0
@@ -129,15 +129,13 @@ def test_a_broker_that_stops_hands_over_first(cluster: Running) -> None:
                 producer.send(b"%d" % partition, partition=partition).result(SECONDS)
             assert time.monotonic() - began < SESSION_MS / 1_000
         cluster.start(1)
-        until_in_sync(client, "t", 3)
-        assert sorted(values_in(client, "t")) == [b"0", b"1", b"2", b"before"]
+        until_in_sync(client)
+        assert sorted(values_in(client)) == [b"0", b"1", b"2", b"before"]
 
 
 def test_the_metadata_store_may_be_away(cluster: Running) -> None:
     """Acknowledging and reading go on, and so does the cluster when it is back (L11)."""
-    with zmqmq.connect(cluster.servers) as client:
-        client.topics.create("t", 3, replicas=3)
-        until_in_sync(client, "t", 3)
+    with replicated(cluster) as client:
         with client.producer("t") as producer:
             producer.send(b"a").result(SECONDS)
             for member in cluster.etcd.members:
@@ -148,9 +146,9 @@ def test_the_metadata_store_may_be_away(cluster: Running) -> None:
             for member in cluster.etcd.members:
                 member.start()
             time.sleep(1)
-            until_in_sync(client, "t", 3)
+            until_in_sync(client)
             producer.send(b"c").result(SECONDS)
-        assert sorted(values_in(client, "t")) == [b"a", b"b", b"b", b"b", b"c"]
+        assert sorted(values_in(client)) == [b"a", b"b", b"b", b"b", b"c"]
 
 
 def test_two_brokers_of_one_number_are_not_two(cluster: Running) -> None:

@@ -9,34 +9,25 @@ ends all trouble, lets the real controllers work, and looks at what the clients 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from random import Random
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
+from tests.sim.driven_clients import TOPIC, Hand, Reader, Sent
+from tests.sim.driven_host import DrivenHost, Held, HeldCommit, Separation
 from zmqmq.batch.decode import check_batch
-from zmqmq.client.machines.stream import PlaceKind
-from zmqmq.client.options import Acks, ConsumerOptions, ProducerOptions
+from zmqmq.client.options import Acks, ProducerOptions
 from zmqmq.core.broker.events import (
-    CommitMetadata,
-    Effect,
     Event,
-    FlushFiles,
-    MetadataChanged,
-    MetadataCommitted,
     PeerAnswered,
     PeerAsked,
-    Received,
-    Register,
     Ticked,
-    WriteFormat,
 )
 from zmqmq.core.broker.replica import Replica
 from zmqmq.core.control import elections
 from zmqmq.core.control.controller import Controller
 from zmqmq.core.control.image import Image
 from zmqmq.core.meta.fields import Member
-from zmqmq.core.meta.store import AmbiguousError, Commit, Delete, Put
+from zmqmq.core.meta.store import Delete, Put
 from zmqmq.core.meta.values import (
     ControllerDocument,
     PartitionDocument,
@@ -47,235 +38,26 @@ from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.transitions import with_isr
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import read
-from zmqmq.errors import ZmqmqError
 from zmqmq.model.limits import MIB
 from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
 from zmqmq.sim.broker_host import KEYS, BrokerHost, HostOptions
 from zmqmq.sim.checkers import Allowed, check
-from zmqmq.sim.client_host import SimProducer
 from zmqmq.sim.cluster import Cluster, ClusterOptions
 from zmqmq.sim.disk import SimDisk
-from zmqmq.sim.history import END, OK, POLL, SEND, Sending, Stored, make_value
 from zmqmq.sim.invariants import Invariants
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS, SECOND, Node
 from zmqmq.sim.trace import Trace
-from zmqmq.sim.workloads.base import SimClient, Stage, type_of
-from zmqmq.sim.workloads.consume import ConsumingClient
+from zmqmq.sim.workloads.base import Stage
 from zmqmq.sim.workloads.settle import DrainingClient
 from zmqmq.wire.apis import Api
-from zmqmq.wire.frame import decode_header, decode_reply_header
 from zmqmq.wire.peers import PeerApi
 
-TOPIC: Final = "t"
 NOBODY: Final = 99
 """The broker that is said to be the controller."""
 PATIENCE: Final = 30 * SECOND
 STILL: Final = Weather(base=1 * MS, spread=0, spike_parts=0)
-
-
-class WorstLuck(Random):
-    """For a power cut that leaves exactly what was flushed."""
-
-    def random(self) -> float:
-        return 0.999_999
-
-    def choice(self, seq: Any) -> Any:
-        return seq[0]
-
-
-class Held:
-    """Messages that were on their way and are kept back."""
-
-    def __init__(self, host: DrivenHost, matches: Callable[[Event, int, PeerApi], bool]) -> None:
-        self._host = host
-        self.matches = matches
-        self.messages: list[Event] = []
-
-    def __len__(self) -> int:
-        return len(self.messages)
-
-    def deliver(self, *, keep: bool = False) -> None:
-        """Let them arrive; with `keep` a copy of each stays here, to arrive again."""
-        messages, self.messages = self.messages, self.messages if keep else []
-        for message in messages:
-            self._host.let_in(message)
-
-    def drop(self) -> None:
-        """Lose them."""
-        self.messages.clear()
-
-    def end(self) -> None:
-        """Keep back nothing more; what was kept back arrives."""
-        self._host.gates.remove(self)
-        self.deliver()
-
-
-class Separation:
-    """A follower that its leader cannot reach: what they say is kept back on both ways."""
-
-    def __init__(self, gates: Sequence[Held]) -> None:
-        self._gates = gates
-
-    @property
-    def messages(self) -> int:
-        """How many are kept back."""
-        return sum(len(gate) for gate in self._gates)
-
-    def end(self) -> None:
-        """What was kept back arrives late."""
-        for gate in self._gates:
-            gate.end()
-
-    def lose(self) -> None:
-        """What was kept back is lost."""
-        for gate in self._gates:
-            gate.drop()
-            gate.end()
-
-
-class HeldCommit:
-    """A commit that a broker has sent, and that has not reached the store."""
-
-    def __init__(self, host: DrivenHost, effect: CommitMetadata) -> None:
-        self._host = host
-        self._effect = effect
-        self.outcome: Commit | None = None
-
-    @property
-    def document(self) -> PartitionDocument:
-        """What it would write."""
-        op = self._effect.ops[0]
-        assert isinstance(op, Put)
-        return PartitionDocument.decode(op.value)
-
-    def land(self) -> Commit:
-        """It reaches the store; the broker hears nothing of it yet."""
-        self.outcome = self._host.world.store.commit(self._effect.ops, self._effect.ifs)
-        return self.outcome
-
-    def answer(self) -> None:
-        """The broker hears what became of it."""
-        assert self.outcome is not None
-        self._host.feed(MetadataCommitted(self._effect.token, self.outcome))
-
-    def time_out(self) -> None:
-        """The broker hears nothing, and gives up waiting; it may land yet."""
-        error = AmbiguousError("no answer, by order of the test")
-        self._host.feed(MetadataCommitted(self._effect.token, error))
-
-    def go(self) -> None:
-        """It lands and is answered."""
-        self.land()
-        self.answer()
-
-
-class DrivenHost(BrokerHost):
-    """A broker of which the test can keep things back."""
-
-    world: Driven
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._open_gates()
-
-    def _open_gates(self) -> None:
-        self.gates: list[Held] = []
-        self.is_blind = False
-        """Whether it hears nothing of the metadata, but for the answers to its commits."""
-        self._unseen: list[MetadataChanged] = []
-        self.holds_commits = False
-        self.commits: list[HeldCommit] = []
-        self.holds_flushes = False
-        self._flushes: list[FlushFiles] = []
-        self.holds_format = False
-        """Whether the file `format` cannot be replaced: it takes for ever."""
-        self.is_kept_out = False
-        """Whether it may not register."""
-        self._registration: Register | None = None
-
-    def start(self) -> None:
-        """As ever. From a new process nothing is kept back but what was said while it was down."""
-        is_kept_out, holds_flushes = self.is_kept_out, self.holds_flushes
-        holds_format = self.holds_format
-        self._open_gates()
-        self.is_kept_out, self.holds_flushes = is_kept_out, holds_flushes
-        self.holds_format = holds_format
-        super().start()
-
-    def crash(self, *, power_cut: bool = False) -> None:
-        """As ever, with the worst that the end of the power can do to unflushed data."""
-        self.node.crash(power_cut=power_cut)
-        self.broker = None
-        self.is_kept_out = self.holds_flushes = self.holds_format = False
-        if power_cut:
-            self.disk = self.disk.power_cut(WorstLuck())
-
-    def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
-        """Keep it back, or let it in."""
-        for gate in self.gates:
-            if self._is_held(gate, event):
-                gate.messages.append(event)
-                return
-        super().arrived(event)
-
-    def let_in(self, event: Event) -> None:
-        """What was kept back arrives."""
-        assert isinstance(event, Received | PeerAsked | PeerAnswered)
-        super().arrived(event)
-
-    def see(self) -> None:
-        """It hears what it has missed, and from now on everything."""
-        self.is_blind = False
-        unseen, self._unseen = self._unseen, []
-        for event in unseen:
-            super()._feed(event)
-
-    def flush(self) -> None:
-        """Flushes that were kept back happen; so do others from now on."""
-        self.holds_flushes = False
-        flushes, self._flushes = self._flushes, []
-        for effect in flushes:
-            super()._flush(effect)
-
-    def let_register(self) -> None:
-        """It may register again."""
-        self.is_kept_out = False
-        registration, self._registration = self._registration, None
-        if registration is not None:
-            super()._do(registration)
-
-    def _is_held(self, gate: Held, event: Event) -> bool:
-        if isinstance(event, PeerAsked):
-            number, _, _, fields = decode_header(bytes(event.frames[0]))
-            return gate.matches(event, int(fields["broker"]), PeerApi(number))
-        if isinstance(event, PeerAnswered):
-            number, _, _, _ = decode_reply_header(bytes(event.frames[0]))
-            return gate.matches(event, event.broker_id, PeerApi(number))
-        return False
-
-    def _feed(self, event: Event) -> None:
-        if self.is_blind and isinstance(event, MetadataChanged):
-            self._unseen.append(event)
-        else:
-            super()._feed(event)
-
-    def _do(self, effect: Effect) -> None:
-        if isinstance(effect, CommitMetadata) and self.holds_commits:
-            self.commits.append(HeldCommit(self, effect))
-        elif isinstance(effect, Register) and self.is_kept_out:
-            self._registration = effect
-        elif isinstance(effect, WriteFormat) and self.holds_format:
-            pass
-        else:
-            super()._do(effect)
-
-    def _flush(self, effect: FlushFiles) -> None:
-        if self.holds_flushes:
-            self._flushes.append(effect)
-        else:
-            super()._flush(effect)
 
 
 class _Cluster(Cluster):
@@ -291,98 +73,6 @@ class _Cluster(Cluster):
             self.options.hosts,
             SimDisk(keeps_history=False),
         )
-
-
-@dataclass
-class Sent:
-    """A record that a client has sent."""
-
-    value: bytes
-    asked: int
-    outcome: tuple[int, int] | ZmqmqError | None = None
-    """Partition and offset, or the error; None: nothing yet."""
-
-    @property
-    def is_acked(self) -> bool:
-        return isinstance(self.outcome, tuple)
-
-
-class Hand(SimClient):
-    """A client that does what the test says."""
-
-    def __init__(self, stage: Stage, name: str, options: ProducerOptions) -> None:
-        super().__init__(stage, name)
-        self._request_timeout_ms = 10_000
-        self._options = options
-        self._number = 0
-        self._unanswered: dict[int, None] = {}
-        self.producer: SimProducer
-
-    @property
-    def is_idle(self) -> bool:
-        return super().is_idle or not self._unanswered
-
-    def begin(self) -> None:
-        self._unanswered.clear()
-        self.producer = self.host.producer(self._options, TOPIC)
-
-    def send(self, text: bytes = b"", key: bytes | None = None) -> Sent:
-        """Send a record to partition 0."""
-        self._number += 1
-        value = make_value(self.name, self._number, text)
-        options = self._options
-        asking = Sending(TOPIC, 0, value, options.wire_acks, options.idempotent, key)
-        sent = Sent(value, self.history.invoke(self.name, SEND, asking))
-        self._unanswered[sent.asked] = None
-        assert self.producer.send(TOPIC, value, key, partial(self._settled, sent), 0)
-        return sent
-
-    def _settled(self, sent: Sent, outcome: tuple[int, int] | ZmqmqError) -> None:
-        del self._unanswered[sent.asked]
-        sent.outcome = outcome
-        if isinstance(outcome, ZmqmqError):
-            self.history.end(sent.asked, type_of(outcome), str(outcome))
-        else:
-            self.history.end(sent.asked, OK, Stored(TOPIC, *outcome))
-
-    def ask_end(self) -> list[int | ZmqmqError]:
-        """Ask where the log ends; the list gets the answer."""
-        answers: list[int | ZmqmqError] = []
-        self.ask_offset(END, TOPIC, 0, answers.append)
-        return answers
-
-
-class Reader(ConsumingClient):
-    """A consumer that reads from the start and does nothing else."""
-
-    def __init__(self, stage: Stage, name: str, group: str | None, rack: str | None) -> None:
-        start = PlaceKind.STORED if group else PlaceKind.START
-        super().__init__(stage, name, {TOPIC: 1}, think_ms=10, start=start, group=group, rack=rack)
-
-    def turn(self) -> None:
-        """Only read."""
-
-    @property
-    def offsets(self) -> list[int]:
-        """What it was handed."""
-        mine = [e for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
-        return [offset for e in mine if e.type == OK for offset, _ in e.value.records]
-
-    @property
-    def positions(self) -> dict[tuple[str, int], int]:
-        """Where it is, once it has begun."""
-        return {log: at for log, at in self._consumer.positions.items() if at >= 0}
-
-    def commit(self) -> None:
-        """Commit what was read."""
-        self._commit()
-
-    def ask_committed(self) -> None:
-        """Ask what is committed; the history knows the answer."""
-        self._ask_committed()
-
-    def _draw_options(self) -> ConsumerOptions:
-        return ConsumerOptions(group=self._group, auto_commit=False, rack=self._rack)
 
 
 class Driven:
@@ -410,7 +100,6 @@ class Driven:
         self.hosts: dict[int, DrivenHost] = {}
         for host in cluster.hosts:
             assert isinstance(host, DrivenHost)
-            host.world = self
             self.hosts[host.broker_id] = host
         office = ControllerDocument(broker_id=NOBODY, broker_epoch=1)
         self.store.commit([Put(KEYS.controller, office.encode())], [])

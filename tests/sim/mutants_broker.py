@@ -8,7 +8,7 @@ from typing import Any
 from tests.sim.mutants import Patch, mutant
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.copies import Copy
-from zmqmq.core.broker.fetch import Fetching
+from zmqmq.core.broker.fetch import Asked, Fetching
 from zmqmq.core.broker.latest import Latest
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.replication.partition import Partition
@@ -23,7 +23,8 @@ def consumers_read_to_the_end(patch: Patch) -> None:
 
 def _shown_to_the_end(method: Callable[[Fetching, Any], Any]) -> Callable[[Fetching, Any], Any]:
     def shown(self: Fetching, request: Any) -> Any:
-        partitions = [p for p, _, _ in request.asked if isinstance(p, Partition)]
+        sources = [entry.source for entry in request.asked if isinstance(entry, Asked)]
+        partitions = [source for source in sources if isinstance(source, Partition)]
         marks = [p.high_watermark for p in partitions]
         for partition in partitions:
             partition.high_watermark = partition.log.written_end

@@ -79,14 +79,9 @@ def take_partitions(topics: Sequence[Fields], told: Sequence[Fields]) -> None:
         if _is_whole(row)
     }
     for topic in topics:
-        rows = topic.get("partitions")
-        if type(rows) is list:
-            topic["partitions"] = [
-                known.get((topic.get("id"), row.get("partition")), row)
-                if type(row) is dict and not _is_whole(row)
-                else row
-                for row in rows
-            ]
+        for row in _rows(topic):
+            if not _is_whole(row):
+                row.update(known.get((topic.get("id"), row.get("partition")), {}))
 
 
 def _rows(topic: Fields) -> list[Fields]:

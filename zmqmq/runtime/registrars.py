@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from zmqmq.core.broker.events import Event, Registered, RegistrationLost
 from zmqmq.core.meta.store import (
@@ -37,43 +38,44 @@ AGAIN_LAST_S: Final = 2.0
 """Between attempts to register; the pause doubles from the first to the last."""
 
 
-class Registrar(Protocol):
+class Registrar(ABC):
     """Belongs to one server, and is used from its loop."""
 
-    def begin(self, feed: Callable[[Event], None], spawn: Spawn) -> None:
-        """Whom to tell of `Registered` and `RegistrationLost`; comes before all else."""
-        ...
-
-    def register(self, document: LiveDocument) -> None:
-        """Put the live key, however long that takes."""
-        ...
-
-    def unregister(self) -> None:
-        """Take it away, or let it go."""
-        ...
-
-    def leased(self, op: Op) -> Op:
-        """The operation with the lease that it is to have. Raises LeaseGoneError."""
-        ...
-
-    async def close(self) -> None:
-        """Do nothing more; wait until what was registered is given up, if it was to be."""
-        ...
-
-
-class EmbeddedRegistrar:
-    """In a store of this broker's own."""
-
-    def __init__(self, store: MetadataStore, live: bytes, controller: bytes) -> None:
+    def __init__(self, store: MetadataStore, live: bytes) -> None:
         self._store = store
         self._live = live
-        self._controller = controller
         self._task: Task | None = None
+        """What it does now."""
         self._feed: Callable[[Event], None]
         self._spawn: Spawn
 
     def begin(self, feed: Callable[[Event], None], spawn: Spawn) -> None:
+        """Whom to tell of `Registered` and `RegistrationLost`; comes before all else."""
         self._feed, self._spawn = feed, spawn
+
+    @abstractmethod
+    def register(self, document: LiveDocument) -> None:
+        """Put the live key, however long that takes."""
+
+    @abstractmethod
+    def unregister(self) -> None:
+        """Take it away, or let it go."""
+
+    @abstractmethod
+    def leased(self, op: Op) -> Op:
+        """The operation with the lease that it is to have. Raises LeaseGoneError."""
+
+    async def close(self) -> None:
+        """Wait until what was registered is given up, if it was to be."""
+        await _ended(self._task)
+
+
+class EmbeddedRegistrar(Registrar):
+    """In a store of this broker's own."""
+
+    def __init__(self, store: MetadataStore, live: bytes, controller: bytes) -> None:
+        super().__init__(store, live)
+        self._controller = controller
 
     def register(self, document: LiveDocument) -> None:
         self._task = self._spawn(self._register(document))
@@ -86,9 +88,6 @@ class EmbeddedRegistrar:
             return Put(op.key, op.value)
         return op
 
-    async def close(self) -> None:
-        await _ended(self._task)
-
     async def _register(self, document: LiveDocument) -> None:
         """Whoever left the old keys is gone, since we hold the lock of its directory."""
         await self._store.commit([Delete(self._live), Delete(self._controller)])
@@ -99,7 +98,7 @@ class EmbeddedRegistrar:
         self._feed(Registered(done.revision))
 
 
-class LeaseRegistrar:
+class LeaseRegistrar(Registrar):
     """In a store that brokers share.
 
     An old live key is waited for and never deleted: another process may have put it there. Whose
@@ -107,17 +106,10 @@ class LeaseRegistrar:
     """
 
     def __init__(self, store: MetadataStore, live: bytes, ttl_s: float) -> None:
-        self._store = store
-        self._live = live
+        super().__init__(store, live)
         self._ttl_s = ttl_s
         self._has_told = False
         self._session: Session | None = None
-        self._task: Task | None = None
-        self._feed: Callable[[Event], None]
-        self._spawn: Spawn
-
-    def begin(self, feed: Callable[[Event], None], spawn: Spawn) -> None:
-        self._feed, self._spawn = feed, spawn
 
     def register(self, document: LiveDocument) -> None:
         before = self._task
@@ -135,9 +127,6 @@ class LeaseRegistrar:
         if session is None or not session.alive:
             raise LeaseGoneError(0 if session is None else session.id)
         return Put(op.key, op.value, session.id)
-
-    async def close(self) -> None:
-        await _ended(self._task)
 
     async def _keep(self, document: LiveDocument, before: Task | None) -> None:
         """Register, then wait until the session is lost."""

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from zmqmq.core.meta.store import margin_s
 from zmqmq.runtime.boottime import now_s
+from zmqmq.runtime.lease import Lease
 
 TTL_MIN_S: Final = 0.1
 """Below this the loop's own jitter would decide who is alive. A broker asks for 10 s."""
@@ -29,7 +29,7 @@ class LeaseEnds:
     """Its time is over: delete it and its keys, whatever it takes."""
 
 
-class SqliteSession:
+class SqliteSession(Lease):
     """A Session, and the timer of its lease.
 
     Lives from the grant until the lease is deleted. A lease that a restarted store found in the
@@ -40,42 +40,11 @@ class SqliteSession:
     """
 
     def __init__(self, lease_id: int, ttl_s: float, ends: LeaseEnds, *, is_renewed: bool) -> None:
-        self._id = lease_id
-        self._ttl_s = ttl_s
+        super().__init__(lease_id, ttl_s, now_s() + ttl_s)
         self._ends = ends
         self._is_renewed = is_renewed
-        self._deadline_s = now_s() + ttl_s
-        self._reason: str | None = None
-        self._lost = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._arm()
-
-    @property
-    def id(self) -> int:
-        return self._id
-
-    @property
-    def ttl_s(self) -> float:
-        return self._ttl_s
-
-    @property
-    def deadline_s(self) -> float:
-        return self._deadline_s
-
-    @property
-    def alive(self) -> bool:
-        if self._reason is not None:
-            return False
-        return math.isinf(self._ttl_s) or now_s() < self._deadline_s - margin_s(self._ttl_s)
-
-    @property
-    def reason(self) -> str | None:
-        return self._reason
-
-    async def wait_lost(self) -> str:
-        await self._lost.wait()
-        assert self._reason is not None
-        return self._reason
 
     async def close(self, *, revoke: bool = True) -> None:
         """See Session. If revoking fails or is cancelled, the lease runs out by itself."""
@@ -83,12 +52,6 @@ class SqliteSession:
         self.lose("the session was closed")
         if revoke:
             await self._ends.revoke(self._id)
-
-    def lose(self, reason: str) -> None:
-        """Say that it is over. The first reason stays."""
-        if self._reason is None:
-            self._reason = reason
-            self._lost.set()
 
     def retire(self, reason: str) -> None:
         """The lease is gone, or the store is: no more timers."""

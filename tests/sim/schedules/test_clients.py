@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.sim.driven import Driven, Reader
+from tests.sim.driven import Driven
+from tests.sim.driven_clients import Reader
 from zmqmq.model.groups import offsets_partition
 from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.sim.history import FAIL, POLL

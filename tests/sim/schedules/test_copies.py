@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.sim.driven import Driven, Reader
+from tests.sim.driven import Driven
+from tests.sim.driven_clients import Reader
 from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.node import MS, SECOND
 from zmqmq.wire.apis import Api
@@ -23,6 +24,14 @@ def read_at(d: Driven, broker_id: int) -> int:
 def until_read(d: Driven, reader: Reader, count: int) -> None:
     d.until(lambda: len(reader.offsets) == count, f"{count} records are read")
     assert reader.offsets == list(range(count))
+
+
+def read_near(d: Driven) -> Reader:
+    """A consumer in the rack of 2, which has read the first record."""
+    reader = d.reader("c", rack="rack 2")
+    d.send_acked()
+    until_read(d, reader, 1)
+    return reader
 
 
 def test_f11_who_is_in_a_rack_reads_from_the_broker_there() -> None:
@@ -55,9 +64,7 @@ def test_f11_kafka_9731_a_follower_hears_at_once_what_is_committed_if_somebody_r
 ):
     """One record at a time: nothing that comes after it brings its high watermark along."""
     d = Driven(hosts=RACKS)
-    reader = d.reader("c", rack="rack 2")
-    d.send_acked()
-    until_read(d, reader, 1)
+    reader = read_near(d)
     for count in range(2, 6):
         d.run(3)
         d.send_acked()
@@ -71,9 +78,7 @@ def test_f11_kafka_9731_a_follower_hears_at_once_what_is_committed_if_somebody_r
 def test_f11_a_copy_shows_only_what_it_has_been_told_is_committed() -> None:
     """2 has records of which it does not know yet that they are committed."""
     d = Driven(hosts=RACKS)
-    reader = d.reader("c", rack="rack 2")
-    d.send_acked()
-    until_read(d, reader, 1)
+    reader = read_near(d)
     apart = d.separate(1, 3)
     sent = d.send()
     d.until(lambda: d.end(2) == 2, "2 has it")
@@ -141,9 +146,7 @@ def test_f11_kafka_14379_a_broker_nearby_is_asked_no_more_when_another_one_leads
 def test_f11_a_broker_nearby_that_dies_is_left_and_found_again() -> None:
     """It is read at the leader at once, and after some seconds the leader may name it again."""
     d = Driven(hosts=RACKS)
-    reader = d.reader("c", rack="rack 2")
-    d.send_acked()
-    until_read(d, reader, 1)
+    reader = read_near(d)
     d.kill(2)
     d.leave_isr(2)
     d.send_acked()

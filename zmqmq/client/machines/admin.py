@@ -158,8 +158,7 @@ class Admin:
         if call.api in _FOR_CONTROLLER and isinstance(error, WireError):
             self._note_controller(now, call, error)
         is_no = isinstance(error, RefusedError) or not answer.is_sent
-        may_retry = isinstance(error, WireError) and error.retriable
-        if may_retry and now < call.deadline and (is_no or call.api in _HARMLESS):
+        if error.retriable and now < call.deadline and (is_no or call.api in _HARMLESS):
             call.failures += 1
             delay = backoff_delay(100 * MS, RETRY_MAX, call.failures, self._chance.jitter())
             if now + delay < call.deadline:

@@ -411,10 +411,9 @@ class Consumer:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
         self._sources.note_error(now, stream, source)
         code = error.code if isinstance(error, WireError) else None
-        may_retry = source.is_copy or (isinstance(error, WireError) and error.retriable)
         if code is Code.OFFSET_OUT_OF_RANGE and isinstance(error, WireError):
             self._out_of_range(now, stream, error)
-        elif code in MOVED or may_retry:
+        elif source.is_copy or code in MOVED or error.retriable:
             where = stream.topic, stream.topic_id, stream.partition
             if self._routing.note_error(now, *where, source.connection, error):
                 stream.moved_at = self._routing.version

@@ -37,11 +37,6 @@ def error_of(outcome: object) -> ZmqmqError:
     return ProtocolError(f"PRODUCE was answered with {outcome!r:.100}")
 
 
-def may_retry(error: ZmqmqError) -> bool:
-    """Whether the broker says that the same bytes may do better later."""
-    return isinstance(error, WireError) and error.retriable
-
-
 def is_too_late(error: ZmqmqError) -> bool:
     """Whether the broker refused it by its clock: time is over, or that clock was not known well.
     It is by now (connection.py)."""

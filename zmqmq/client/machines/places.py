@@ -11,7 +11,7 @@ from zmqmq.client.machines.effects import MS, NEVER, Chance, Failure, Reply
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.stream import Place, PlaceKind, Stream, is_offset
-from zmqmq.errors import ProtocolError, WireError, ZmqmqError
+from zmqmq.errors import ProtocolError, ZmqmqError
 from zmqmq.wire.apis import ENTRIES_MAX, Api
 
 OnPlaced = Callable[[Stream, ZmqmqError | None], None]
@@ -123,7 +123,7 @@ class Places:
             error = ProtocolError(f"OFFSET_FETCH was answered with {entries!r:.100}")
         else:
             found = {(e[0], e[1]): (e[2], e[3]) for e in entries}
-        may_retry = isinstance(error, WireError) and error.retriable
+        may_retry = error is not None and error.retriable
         if error is not None and self._group is not None:
             self._routing.note_coordinator_error(now, self._group, coordinator, error)
         for stream, generation in asked:

@@ -37,7 +37,6 @@ from zmqmq.client.machines.outcomes import (
     error_of,
     given_up,
     is_too_late,
-    may_retry,
     pause_of,
 )
 from zmqmq.client.machines.request import Request
@@ -352,7 +351,7 @@ class Producer:
             self._out_of_sequence(now, batch)
         elif is_too_late(error):
             pass  # after a pause those behind it would be as old, and so on for ever
-        elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or may_retry(error):
+        elif not is_sent or code in MOVED or code is Code.DEADLINE_PASSED or error.retriable:
             again[queue] = max(again.get(queue, 0), pause_of(error))
         else:
             # No to this sending; perhaps to an earlier one that was never answered.

@@ -18,6 +18,7 @@ from zmqmq.client.machines.backoff import Backoff
 from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import MS, NEVER, SECOND, Chance, Failure, News, Reply
 from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.stream import is_offset
 from zmqmq.errors import (
     Code,
     OutcomeUnknownError,
@@ -328,15 +329,15 @@ def _newest(known: Topic, told: Topic) -> Topic:
 
 
 def _topic_of(name: str, entry: Mapping[Any, Any]) -> Topic:
-    """What METADATA says of a topic. Raises WireError, KeyError and TypeError for nonsense."""
+    """What METADATA says of a topic. Raises WireError, KeyError, TypeError or ValueError for
+    nonsense."""
     leaders: list[int | None] = []
     epochs: list[int] = []
     copies: list[tuple[int, ...]] = []
     for told in entry["partitions"]:
-        _, epoch, *more = row("partitions", told, type(told[0]) if told else int, int)
-        leader = told[0]
-        if leader is not None and type(leader) is not int:
-            raise malformed(f"partition {len(leaders)} of {name!r} is led by {leader!r:.100}")
+        leader, epoch, *more = told
+        if not (leader is None or is_offset(leader)) or not is_offset(epoch):
+            raise malformed(f"partition {len(leaders)} of {name!r} is led as {told!r:.100} says")
         leaders.append(leader)
         epochs.append(epoch)
         others = more[0] if more and type(more[0]) is list else ()

@@ -91,9 +91,8 @@ class Sources:
             return
         stream.nearby = None
         stream.no_rack_until = now + UNHELPFUL_FOR
-        if source.connection.broker is not None:
-            stream.unhelpful = {b: until for b, until in stream.unhelpful.items() if now < until}
-            stream.unhelpful[source.connection.broker] = now + UNHELPFUL_FOR
+        stream.unhelpful = {b: until for b, until in stream.unhelpful.items() if now < until}
+        stream.unhelpful[source.connection.broker] = now + UNHELPFUL_FOR
 
     def _is_away(self, stream: Stream) -> bool:
         """Whether there is no leader, or it cannot be reached, rather than not yet."""

@@ -23,27 +23,23 @@ from zmqmq.model.now import Now
 class Copy:
     """A replica that does not lead, as consumers read it in one leader epoch."""
 
-    __slots__ = ("_last", "_log", "_replica", "epoch", "place")
+    __slots__ = ("_last", "_replica", "epoch", "log", "place")
 
     def __init__(self, replica: Replica, log: Log, last: int | None) -> None:
         """`last` is the leader epoch of the last record that was read before, if it is known."""
         self._replica = replica
-        self._log = log
         self._last = last
+        self.log = log
+        """As it was when the epoch began, or when it was cut."""
         self.place: Place = replica.place
         self.epoch = replica.adopted
-
-    @property
-    def log(self) -> Log:
-        """Its log as it was when the epoch began, or when it was cut."""
-        return self._log
 
     @property
     def is_closed(self) -> bool:
         """Whether this epoch is over for it, or its log is another one, or is being cut."""
         replica = self._replica
         return (
-            replica.log is not self._log
+            replica.log is not self.log
             or replica.adopted != self.epoch
             or not replica.is_usable
             or isinstance(replica.role, Partition)
@@ -52,7 +48,7 @@ class Copy:
     @property
     def shown_end(self) -> int:
         """Behind this offset nothing is shown. What has just come may not be written out yet."""
-        return min(self._replica.high_watermark, self._log.written_end)
+        return min(self._replica.high_watermark, self.log.written_end)
 
     def check(self, offset: int) -> None:
         """Whether it can show what comes from this offset on, and what was read before it is what
@@ -60,16 +56,17 @@ class Copy:
         refusal NOT_LEADER."""
         if self.is_closed:
             raise self.refusal("was cut, or is of another epoch now")
-        log, last = self._log, self._last
+        log, last = self.log, self._last
         if offset < log.start_offset:
             raise self.refusal(f"begins at offset {log.start_offset}")
-        is_here = last is not None and offset <= self.shown_end
-        if is_here and last is not None and parted(log, offset, last) is not None:
+        if last is None or offset > self.shown_end:
+            return  # nothing can be compared, or not yet
+        if parted(log, offset, last) is not None:
             raise self.refusal(f"is not what was read up to offset {offset} in leader epoch {last}")
 
     def refusal(self, why: str) -> WireError:
         """Ask the leader."""
-        return refusal(Code.NOT_LEADER, f"{self._log.name}: the copy on this broker {why}")
+        return refusal(Code.NOT_LEADER, f"{self.log.name}: the copy on this broker {why}")
 
 
 def open_copy(replica: Replica | None, offset: int, epochs: list[object]) -> Copy | None:

@@ -58,16 +58,19 @@ class Elsewhere(NamedTuple):
 class Asked(NamedTuple):
     """What a fetch wants of one partition."""
 
-    source: Partition | Copy | Elsewhere | WireError
-    offset: int = 0
-    max_bytes: int = 0
+    source: Partition | Copy
+    offset: int
+    max_bytes: int
+
+
+Entry = Asked | Elsewhere | WireError
+"""One partition of a fetch: what is read there, or what is answered without reading."""
 
 
 class Cold(NamedTuple):
     """What was asked of the disk."""
 
     where: Place
-    log: Log
     asked: Asked
 
 
@@ -96,7 +99,7 @@ class FetchRequest:
         fetching: Fetching,
         session: Session,
         correlation: int,
-        asked: list[Asked],
+        asked: list[Entry],
         min_bytes: int,
         max_bytes: int,
         end_ns: int,
@@ -112,7 +115,7 @@ class FetchRequest:
         self.answers: list[Any] = []
         self.bodies: list[Buffer] = []
         self.taken_bytes = 0
-        self.is_due = any(isinstance(entry.source, WireError | Elsewhere) for entry in asked)
+        self.is_due = not all(isinstance(entry, Asked) for entry in asked)
         """Whether something is to be told at once."""
         self.parked = False
         """Whether it is in the waiting lists of its partitions."""
@@ -190,7 +193,7 @@ class Fetching:
             return
         request.parked = True
         for entry in asked:
-            assert isinstance(entry.source, Partition | Copy)
+            assert isinstance(entry, Asked)
             self._waiting.setdefault(entry.source.place, {})[request] = None
         self._timers.add(end_ns, request)
 
@@ -222,20 +225,20 @@ class Fetching:
         """The disk has answered. The log that has failed by that, if it has."""
         if request.cold is None:
             return None
-        where, log, asked = request.cold
+        where, asked = request.cold
         request.cold = None
         self._sessions.note_reading(request.session, -where.size)
         if request.done:
             self.credit_came(request.session)
             return None
         failed = None
-        if isinstance(asked.source, Copy) and asked.source.is_closed:
-            self._answer_error(request, asked.source.refusal("was cut, or is another one now"))
+        source = asked.source
+        if isinstance(source, Copy) and source.is_closed:
+            self._answer_error(request, source.refusal("was cut, or is another one now"))
         elif isinstance(data, StorageError):
-            log.fail(data)
-            failed = log
-            assert isinstance(asked.source, Partition | Copy)
-            self._answer_error(request, self._storage_error(asked.source, data))
+            failed = source.log
+            failed.fail(data)
+            self._answer_error(request, self._storage_error(source, data))
         else:
             self._take(request, asked, where, data)
         if request.cold is None:
@@ -286,7 +289,7 @@ class Fetching:
 
     def _entry(
         self, now: Now, session: Session, entry: object, rack: str | None, *, copies: bool
-    ) -> Asked:
+    ) -> Entry:
         topic_id, number, offset, max_bytes, *epochs = row(
             "partitions", entry, bytes, int, int, int
         )
@@ -305,17 +308,18 @@ class Fetching:
             if rack is not None:
                 broker_id = self._nearest.find(now, partition, offset, rack)
                 if broker_id is not None:
-                    return Asked(Elsewhere(partition, broker_id))
+                    return Elsewhere(partition, broker_id)
         except WireError as error:
-            return Asked(error)
+            return error
         return Asked(partition, offset, max_bytes)
 
     def _is_ready(self, request: FetchRequest) -> bool:
         """Whether there is enough to answer before the time is over."""
         found = 0
-        for source, offset, _ in request.asked:
-            if isinstance(source, WireError | Elsewhere) or self._is_broken(source):
+        for entry in request.asked:
+            if not isinstance(entry, Asked) or self._is_broken(entry.source):
                 return True
+            source, offset, _ = entry
             if offset < source.log.start_offset:
                 return True
             end = source.shown_end
@@ -332,7 +336,7 @@ class Fetching:
     def _unpark(self, request: FetchRequest) -> None:
         request.parked = False
         for entry in request.asked:
-            assert isinstance(entry.source, Partition | Copy)
+            assert isinstance(entry, Asked)
             place = entry.source.place
             waiting = self._waiting.get(place)
             if waiting is None:
@@ -352,8 +356,8 @@ class Fetching:
 
     def _has_data(self, request: FetchRequest) -> bool:
         return any(
-            isinstance(source, Partition | Copy) and source.shown_end > offset
-            for source, offset, _ in request.asked
+            isinstance(entry, Asked) and entry.source.shown_end > entry.offset
+            for entry in request.asked
         )
 
     def _go_on(self, request: FetchRequest) -> None:
@@ -361,37 +365,34 @@ class Fetching:
         limit = min(request.max_bytes, max(self._sessions.credit(request.session), 1))
         while len(request.answers) < len(request.asked):
             asked = request.asked[len(request.answers)]
-            source, offset, max_bytes = asked
             room = limit - request.taken_bytes
             is_full = room <= 0 or len(request.bodies) >= FRAMES_MAX - 1
             if (
-                isinstance(source, WireError | Elsewhere)
+                not isinstance(asked, Asked)
                 or is_full
-                or (offset >= source.shown_end and not self._is_broken(source))
+                or (asked.offset >= asked.source.shown_end and not self._is_broken(asked.source))
             ):
                 self._answer_rest(request)
                 continue
-            self._read(request, asked._replace(max_bytes=min(room, max_bytes)))
+            self._read(request, asked._replace(max_bytes=min(room, asked.max_bytes)))
             if request.cold is not None:
                 return
         self._finish(request)
 
     def _answer_rest(self, request: FetchRequest) -> None:
         """Answer the next partition without data."""
-        match request.asked[len(request.answers)].source:
+        match request.asked[len(request.answers)]:
             case WireError() as error:
                 request.answers.append(error_to_wire(error))
             case Elsewhere(partition, broker_id):
                 self.sent_elsewhere += 1
                 known = 0, partition.shown_end, partition.log.start_offset
                 request.answers.append((*known, broker_id))
-            case source:
+            case Asked(source):
                 request.answers.append((0, source.shown_end, source.log.start_offset))
 
     def _read(self, request: FetchRequest, asked: Asked) -> None:
-        source = asked.source
-        assert isinstance(source, Partition | Copy)
-        log = source.log
+        source, log = asked.source, asked.source.log
         try:
             if isinstance(source, Copy):
                 source.check(asked.offset)
@@ -412,7 +413,6 @@ class Fetching:
 
     def _take(self, request: FetchRequest, asked: Asked, where: Place, data: Buffer) -> None:
         source, offset, max_bytes = asked
-        assert isinstance(source, Partition | Copy)
         log, end = source.log, source.shown_end
         try:
             taken = take(log, where, data, offset, end, max_bytes)
@@ -435,9 +435,8 @@ class Fetching:
                 self.bytes_of_copies += size
 
     def _ask_disk(self, request: FetchRequest, asked: Asked, where: Place) -> None:
-        assert isinstance(asked.source, Partition | Copy)
         self._sessions.note_reading(request.session, where.size)
-        request.cold = Cold(where, asked.source.log, asked)
+        request.cold = Cold(where, asked)
         self._reads.begin(where, partial(self._end_cold, request))
 
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:

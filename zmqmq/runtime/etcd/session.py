@@ -12,11 +12,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from zmqmq.core.meta.store import StoreClosedError, margin_s
+from zmqmq.core.meta.store import StoreClosedError
 from zmqmq.runtime.boottime import now_s
 from zmqmq.runtime.etcd.connection import EtcdConnection
 from zmqmq.runtime.etcd.messages import LEASE_KEEP_ALIVE
 from zmqmq.runtime.etcd.outcomes import FailedError, Outcome
+from zmqmq.runtime.lease import Lease
 
 RENEWALS: Final = 3
 """In each TTL (R10), and each has two attempts in its time before the next is due."""
@@ -26,7 +27,7 @@ PAUSE_LAST_S: Final = 0.5
 the first to the last."""
 
 
-class EtcdSession:
+class EtcdSession(Lease):
     """A Session. Lives from the grant until it is lost or closed, whichever is first."""
 
     def __init__(
@@ -37,40 +38,11 @@ class EtcdSession:
         connection: EtcdConnection,
         revoke: Callable[[int], Awaitable[None]],
     ) -> None:
-        self._id = lease_id
-        self._ttl_s = ttl_s
-        self._deadline_s = deadline_s
+        super().__init__(lease_id, ttl_s, deadline_s)
         self._connection = connection
         self._revoke = revoke
-        self._reason: str | None = None
-        self._lost = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep())
         self._task.add_done_callback(self._note_ended)
-
-    @property
-    def id(self) -> int:
-        return self._id
-
-    @property
-    def ttl_s(self) -> float:
-        return self._ttl_s
-
-    @property
-    def deadline_s(self) -> float:
-        return self._deadline_s
-
-    @property
-    def alive(self) -> bool:
-        return self._reason is None and now_s() < self._deadline_s - margin_s(self._ttl_s)
-
-    @property
-    def reason(self) -> str | None:
-        return self._reason
-
-    async def wait_lost(self) -> str:
-        await self._lost.wait()
-        assert self._reason is not None
-        return self._reason
 
     async def close(self, *, revoke: bool = True) -> None:
         """See Session. If revoking fails or is cancelled, the lease runs out by itself."""
@@ -80,18 +52,13 @@ class EtcdSession:
 
     async def retire(self, reason: str) -> None:
         """Renew it no longer; it is over for this reason, unless there was one before."""
-        self._lose(reason)
+        self.lose(reason)
         self._task.cancel()
         await asyncio.wait((self._task,))
 
-    def _lose(self, reason: str) -> None:
-        if self._reason is None:
-            self._reason = reason
-            self._lost.set()
-
     def _note_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
-            self._lose(f"renewing it failed: {error!r}")  # a mistake of ours
+            self.lose(f"renewing it failed: {error!r}")  # a mistake of ours
 
     async def _keep(self) -> None:
         said, pause_s = "nothing was tried", PAUSE_FIRST_S
@@ -105,18 +72,18 @@ class EtcdSession:
                 # code UNKNOWN, and a token that is refused may be accepted again in time.
                 said = str(failed)
                 if failed.outcome is Outcome.REFUSED and said.endswith("lease not found"):
-                    return self._lose(f"etcd says: {said}")
+                    return self.lose(f"etcd says: {said}")
                 due_s = now_s() + pause_s
                 pause_s = min(2 * pause_s, PAUSE_LAST_S)
                 continue
             except StoreClosedError as closed:
-                return self._lose(str(closed))
+                return self.lose(str(closed))
             if granted_s <= 0:
-                return self._lose("etcd says that the lease ran out or was revoked")
+                return self.lose("etcd says that the lease ran out or was revoked")
             # Etcd counts from when it got this, which was after we sent it.
             self._deadline_s = sent_s + granted_s
             due_s, pause_s = sent_s + self._ttl_s / RENEWALS, PAUSE_FIRST_S
-        return self._lose(f"not renewed within {self._ttl_s} s: {said}")
+        return self.lose(f"not renewed within {self._ttl_s} s: {said}")
 
     async def _renew(self) -> tuple[float, float]:
         """When the renewal was sent, and for how long from then it holds; 0 if it is over."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from zmqmq.client.machines.lookup import Question
-from zmqmq.errors import OutcomeUnknownError, RefusedError, UsageError, WireError, ZmqmqError
+from zmqmq.errors import OutcomeUnknownError, RefusedError, UsageError, ZmqmqError
 from zmqmq.sim.chance import Chance, Stream
 from zmqmq.sim.client_host import ClientHost
 from zmqmq.sim.history import END, FAIL, INFO, OK, START, History, Position
@@ -128,6 +128,4 @@ def type_of(error: ZmqmqError) -> str:
 
 def is_no_answer(error: ZmqmqError) -> bool:
     """Whether it only says that nobody could answer in time."""
-    return isinstance(error, OutcomeUnknownError) or (
-        isinstance(error, WireError) and error.retriable
-    )
+    return isinstance(error, OutcomeUnknownError) or error.retriable
