@@ -93,9 +93,9 @@ class Shares:
         return f"none alone; busiest was {name} with {share:.0%}"
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """As JSON shows them: three digits that count, for a quick disk's share may be a millionth."""
+        """As JSON shows them."""
         cells = {name: getattr(self, name) for name in self.__slots__}
-        return {k: float(f"{v:.3g}") if type(v) is float else v for k, v in cells.items()}
+        return {k: round(v, 3) if type(v) is float else v for k, v in cells.items()}
 
 
 class _Probe:
