@@ -18,6 +18,7 @@ class World:
         self.context = context
         self.up: list[int] = []
         self.down: list[int] = []
+        self.refused: list[int] = []
         self.answers: list[tuple[int, list[bytes]]] = []
         self.bursts = 0
         self.links = PeerLinks(
@@ -25,6 +26,7 @@ class World:
             asyncio.get_running_loop(),
             self.up.append,
             self.down.append,
+            self.refused.append,
             lambda broker, frames: self.answers.append((broker, [bytes(f) for f in frames])),
             self.burst_ended,
         )
@@ -90,7 +92,9 @@ def test_a_link_that_breaks_is_told_and_comes_back_with_nothing_of_before() -> N
             world.links.link(2, f"127.0.0.1:{port}")
             await world.until(lambda: world.up == [2])
         await world.until(lambda: world.down == [2])
+        assert not world.refused
         world.links.send(2, [b"to nobody"])
+        await world.until(lambda: 2 in world.refused)
         with world.peer(port) as (peer, _):
             await world.until(lambda: world.up == [2, 2])
             world.links.send(2, [b"new"])

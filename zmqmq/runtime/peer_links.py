@@ -30,6 +30,7 @@ CONNECT_MS: Final = 3_000
 _EVENT: Final = struct.Struct("=hi")
 _UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _DOWN: Final = int(zmq.EVENT_DISCONNECTED)
+_REFUSED: Final = int(zmq.EVENT_CLOSED)
 _MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
 
@@ -60,6 +61,7 @@ class PeerLinks:
         loop: asyncio.AbstractEventLoop,
         linked: Callable[[int], None],
         lost: Callable[[int], None],
+        refused: Callable[[int], None],
         answered: Callable[[int, list[Buffer]], None],
         burst_ended: Callable[[], None],
     ) -> None:
@@ -67,6 +69,7 @@ class PeerLinks:
         self._loop = loop
         self._linked = linked
         self._lost = lost
+        self._refused = refused
         self._answered = answered
         self._burst_ended = burst_ended
         self._links: dict[int, _Link] = {}
@@ -117,7 +120,7 @@ class PeerLinks:
             (zmq.HANDSHAKE_IVL, CONNECT_MS),
         ):
             socket.setsockopt(option, value)
-        link.monitor = socket.get_monitor_socket(_UP | _DOWN)
+        link.monitor = socket.get_monitor_socket(_UP | _DOWN | _REFUSED)
         self._loop.add_reader(cast("int", socket.fd), self._drain, link)
         self._loop.add_reader(cast("int", link.monitor.fd), self._look, link)
         try:
@@ -160,6 +163,8 @@ class PeerLinks:
                 self._drain(link)
             elif kind == _DOWN:
                 self._lose(link, "the other side has closed it")
+            elif kind == _REFUSED:
+                self._refused(link.broker_id)
 
     def _drain(self, link: _Link) -> None:
         count = 0

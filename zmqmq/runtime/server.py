@@ -30,6 +30,7 @@ from zmqmq.core.broker.events import (
     PeerAnswered,
     PeerAsked,
     PeerLinked,
+    PeerRefused,
     Received,
     Register,
     RouteLost,
@@ -121,6 +122,7 @@ class Server:
             self._loop,
             lambda broker_id: self._feed(PeerLinked(broker_id, is_up=True)),
             lambda broker_id: self._feed(PeerLinked(broker_id, is_up=False)),
+            lambda broker_id: self._feed(PeerRefused(broker_id)),
             self._peer_answered,
             self._burst_ended,
         )

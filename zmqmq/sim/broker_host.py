@@ -35,6 +35,7 @@ from zmqmq.core.broker.events import (
     PeerAnswered,
     PeerAsked,
     PeerLinked,
+    PeerRefused,
     ReadCold,
     Received,
     Register,
@@ -477,7 +478,10 @@ class _Link:
 
     def linked(self, link: Link) -> None:
         """The connection came up or went away."""
-        self._host.feed(PeerLinked(self._broker_id, link is Link.CONNECTED))
+        if link is Link.REFUSED:
+            self._host.feed(PeerRefused(self._broker_id))
+        else:
+            self._host.feed(PeerLinked(self._broker_id, link is Link.CONNECTED))
 
     def received(self, frames: list[bytes]) -> None:
         """An answer came."""

@@ -45,6 +45,15 @@ def test_one_whose_connection_broke_and_who_does_not_answer_anew_is_gone() -> No
     assert looking.detector.suspects() == [TWO]
 
 
+def test_nobody_waits_for_one_that_was_connected_and_refuses_a_new_connection() -> None:
+    looking = Looking(TWO, THREE)
+    looking.detector.refused(2)
+    assert looking.detector.failed(ALL) == []
+    looking.detector.broke(2)
+    looking.detector.refused(2)
+    assert looking.detector.failed(ALL) == [TWO]
+
+
 def test_breaking_again_does_not_begin_anew() -> None:
     looking = Looking(TWO)
     for _ in range(2):

@@ -139,6 +139,13 @@ class Network:
                 connection.drop(now, "PING was not answered, and others lead by now")
                 self._forget_closed(socket, connection)
 
+    def encourage(self, now: int, brokers: Sequence[int]) -> None:
+        """These were elected: they are there, however long they were away."""
+        for broker in brokers:
+            connection = self.connections.get(self.addresses.get(broker, ""))
+            if connection is not None:
+                connection.reopen_at = min(connection.reopen_at, now)
+
     def request_any(
         self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer
     ) -> None:

@@ -74,7 +74,7 @@ class Routing:
         self._news = news
         self._timeout = request_timeout
         # Shorter than the pause of those who were refused: they then know better where to go.
-        self._backoff = Backoff(chance, first=40 * MS, longest=1_000 * MS)
+        self._backoff = Backoff(chance, first=40 * MS, longest=400 * MS)
         self._wanted: dict[str, list[int]] = {}
         """Topics that somebody uses, and the brokers that spoke against them, in a row."""
         self._disturbed_at = -CALM_AFTER
@@ -285,6 +285,7 @@ class Routing:
                     continue
             elif known is not None:
                 topic = _newest(known, topic)
+                self._network.encourage(now, _newly_elected(known, topic))
             self._wanted[name] = []
             self.unknown.pop(name, None)
             self.topics[name] = topic
@@ -314,6 +315,11 @@ class Routing:
             return True
         self._network.ask_others(now, broker)
         return False
+
+
+def _newly_elected(known: Topic, topic: Topic) -> list[int]:
+    partitions = zip(topic.leaders, topic.epochs, known.epochs, strict=False)
+    return [leader for leader, epoch, then in partitions if leader is not None and epoch > then]
 
 
 def _newest(known: Topic, told: Topic) -> Topic:

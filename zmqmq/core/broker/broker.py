@@ -31,6 +31,7 @@ from zmqmq.core.broker.events import (
     PeerAnswered,
     PeerAsked,
     PeerLinked,
+    PeerRefused,
     Received,
     Registered,
     RegistrationLost,
@@ -102,7 +103,8 @@ class Broker(Parts):
         | FormatWritten
         | Registered
         | RegistrationLost
-        | PeerLinked,
+        | PeerLinked
+        | PeerRefused,
     ) -> None:
         match event:
             case LogOpened(key, log):
@@ -135,6 +137,8 @@ class Broker(Parts):
                 self.health.linked(broker_id, is_up=is_up)
                 self.following.linked(broker_id, is_up=is_up)
                 self.following.pump(now)
+            case PeerRefused(broker_id):
+                self.health.refused(now, broker_id)
             case _:
                 assert_never(event)
 

@@ -103,6 +103,12 @@ class RegistrationLost(NamedTuple):
     reason: str
 
 
+class PeerRefused(NamedTuple):
+    """Nobody listens where that broker did: an attempt to connect to it has failed."""
+
+    broker_id: int
+
+
 class PeerLinked(NamedTuple):
     """The connection to another broker came up or went away."""
 
@@ -152,6 +158,7 @@ Event = (
     | Registered
     | RegistrationLost
     | PeerLinked
+    | PeerRefused
     | PeerAsked
     | PeerAnswered
     | MetadataCommitted

@@ -43,11 +43,7 @@ class Health:
         self._detector.look(now.ns)
         if not self._identity.epoch:
             return
-        others = {
-            broker_id: known.epoch
-            for broker_id, known in self._image.brokers.items()
-            if known.epoch is not None and broker_id != self._identity.broker_id
-        }
+        others = self._others()
         if now.ns >= self._ping_ns:
             self._ping_ns = now.ns + PING_NS
             for broker_id in others:
@@ -57,8 +53,7 @@ class Health:
             for broker_id in filter(self._detector.is_silent, others):
                 # Where packets vanish, no kernel says that a connection is of no use any more.
                 self._peers.relink(broker_id)
-        for member in self._detector.failed(others):
-            self._controller.convict(now, member)
+        self._judge(now)
 
     def linked(self, broker_id: int, *, is_up: bool) -> None:
         """A connection came up or went away."""
@@ -67,9 +62,26 @@ class Health:
         else:
             self._detector.broke(broker_id)
 
+    def refused(self, now: Now, broker_id: int) -> None:
+        """Nobody listens where it did."""
+        self._detector.refused(broker_id)
+        self._judge(now)
+
     def reply(self) -> Fields:
         """What a PING is answered with."""
         return {"epoch": self._identity.epoch, "suspects": self._detector.suspects()}
+
+    def _others(self) -> dict[int, int]:
+        """Who else is registered, with the epochs."""
+        return {
+            broker_id: known.epoch
+            for broker_id, known in self._image.brokers.items()
+            if known.epoch is not None and broker_id != self._identity.broker_id
+        }
+
+    def _judge(self, now: Now) -> None:
+        for member in self._detector.failed(self._others()):
+            self._controller.convict(now, member)
 
     def _ping(self, broker_id: int) -> None:
         if self._identity.epoch and self._peers.is_linked(broker_id):

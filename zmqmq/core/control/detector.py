@@ -3,7 +3,8 @@
 Every broker asks every other one PING twice a second. Two kinds of evidence count, both only about
 the very run that has answered here before:
 
-- its connection has broken, and for GONE_NS nobody has answered on a new one: its process is gone;
+- its connection has broken, and a new one was refused, or for GONE_NS nobody has answered on it:
+  its process is gone;
 - it has not answered for SILENT_NS although the connection stands, and another broker, where there
   is one that can be heard, has found the same: it is frozen, or cut off from more than from us.
 
@@ -63,6 +64,12 @@ class Detector:
         watched = self._watched.get(broker_id)
         if watched is not None and watched.broken_ns is None:
             watched.broken_ns = 0
+
+    def refused(self, broker_id: int) -> None:
+        """Nobody listens where it did, so there is nothing to wait for if it had been connected."""
+        watched = self._watched.get(broker_id)
+        if watched is not None and watched.broken_ns is not None:
+            watched.broken_ns = max(watched.broken_ns, GONE_NS)
 
     def look(self, now_ns: int) -> None:
         """Time went by. Call it more often than each LOOK_NS."""
