@@ -1,4 +1,4 @@
-"""Plans: what they promise (client/machines/planning.py), of any cluster that hypothesis thinks of."""
+"""What plans promise (client/machines/planning.py), of any cluster that hypothesis thinks of."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ def least_squares(partitions: list[Placed]) -> int:
     led: Counter[int] = Counter()
     # Leaders one by one, each along the cheapest chain: optimal for convex costs.
     for index in range(len(partitions)):
-        came: dict[int, tuple[int, int | None]] = {
-            b: (index, None) for b in partitions[index].replicas
-        }
+        came: dict[int, tuple[int, int | None]] = dict.fromkeys(
+            partitions[index].replicas, (index, None)
+        )
         queue = list(came)
         for broker in queue:
             for other, at in chosen.items():
@@ -201,9 +201,7 @@ def test_a_new_broker_gets_its_share() -> None:
 
 def test_replicas_in_one_rack_are_taken_apart() -> None:
     seats = [Seat(1, "a", is_open=True), Seat(2, "a", is_open=True), Seat(3, "b", is_open=True)]
-    done = after(
-        [Placed("t", 0, (1, 2), 1)], plan_balance(seats, [Placed("t", 0, (1, 2), 1)])
-    )
+    done = after([Placed("t", 0, (1, 2), 1)], plan_balance(seats, [Placed("t", 0, (1, 2), 1)]))
 
     assert spread(seats, done[0]) == 2
 

@@ -133,6 +133,7 @@ class Describing:
                 "elr": [member.broker_id for member in document.elr],
                 "adding": document.adding,
                 "removing": document.removing,
+                "min_isr": document.effective_min_isr,
                 "flush": document.flush,
             }
         found: Partition | None = self._catalog.partitions.get(place)
