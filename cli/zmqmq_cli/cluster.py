@@ -48,7 +48,7 @@ def root() -> None:
 
 @app.command(cls=Command)
 def status(ctx: typer.Context) -> None:
-    """Show at one glance whether anything is wrong, and what to do next."""
+    """Show what is wrong, and what to do next."""
     with connected(ctx) as client:
         found = client.cluster.status()
     data: dict[str, Any] = {
@@ -75,9 +75,9 @@ def brokers(ctx: typer.Context) -> None:
 
 @app.command(cls=Command)
 def leaders(ctx: typer.Context, *, dry_run: DryRun = False) -> None:
-    """Give partitions back to their first replica where another one leads.
+    """Let first replicas lead again.
 
-    The controller does the same by itself, some at a time, every ten seconds.
+    The controller does the same by itself, some partitions at a time, every ten seconds.
     """
     output = output_of(ctx)
     with connected(ctx) as client:
@@ -134,10 +134,11 @@ def drain(
     ] = False,
     at_a_time: AtATime = AT_A_TIME,
 ) -> None:
-    """Empty a broker: it gets nothing new, and what it has goes to others.
+    """Move everything off a broker.
 
-    Where no other broker can take a replica only the leadership goes. It can be interrupted at
-    any time: what is under way goes on, and the same command goes on with the rest.
+    It is given nothing new, and what it has goes to other brokers; where none of them can take a
+    replica only the leadership goes. It can be interrupted at any time: what is under way goes on,
+    and the same command goes on with the rest.
     """
     which, limit = number(broker, "BROKER"), number(at_a_time, "--at-a-time", least=1)
     output = output_of(ctx)
@@ -145,7 +146,7 @@ def drain(
         if undo:
             client.cluster.undrain(which)
             output.say(
-                f"broker {which} is given partitions again; zmqmq cluster balance moves some"
+                f"broker {which} may be given partitions again; zmqmq cluster balance moves some"
             )
             if output.form != "table":
                 output.show({"broker": which, "cordoned": False}, [])
@@ -165,7 +166,7 @@ def drain(
             f"{named(left)}. It leads none that another one could"
         )
     else:
-        output.say(f"broker {which} is empty, and can be stopped for good")
+        output.say(f"broker {which} is empty: it can be stopped for good")
     if output.form != "table":
         data = {"broker": which, "cordoned": True, "moves": [move_map(m) for m in plan]}
         output.show({**data, "left": places_map(left)}, [])
@@ -196,9 +197,9 @@ def reassign(
     ] = None,
     at_a_time: AtATime = AT_A_TIME,
 ) -> None:
-    """Move a partition to these brokers, and wait until it is there.
+    """Move a partition to other brokers.
 
-    Ctrl-C ends the waiting, not the move; --cancel does that. A plan is
+    It is waited for. Ctrl-C ends the waiting, not the move; --cancel does that. A plan is
     {"moves": [{"topic": "t", "partition": 0, "replicas": [1, 2, 3]}, …]}.
     """
     limit = number(at_a_time, "--at-a-time", least=1)
@@ -226,10 +227,11 @@ def balance(
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
     at_a_time: AtATime = AT_A_TIME,
 ) -> None:
-    """Even out replicas, bytes and leaders over the brokers; racks are kept apart.
+    """Even out the load over the brokers.
 
-    The plan is shown first. Brokers that are being drained or are down get nothing and keep what
-    they have. It can be interrupted, and goes on when it is run again.
+    Replicas, bytes and leaders are evened out, and racks kept apart. The plan is shown first.
+    Brokers that are being drained or are down get nothing and keep what they have. It can be
+    interrupted, and goes on when it is run again.
     """
     limit = number(at_a_time, "--at-a-time", least=1)
     output = output_of(ctx)

@@ -16,11 +16,12 @@ SHOWN_MAX = 3
 
 
 def state_of(broker: BrokerInfo) -> str:
-    """In a word or two."""
-    if not broker.is_cordoned:
+    """In a word; `retired` is drained and down."""
+    if not broker.is_cordoned or (broker.state != "up" and broker.replicas):
         return broker.state
-    held = "draining" if broker.replicas else "drained"
-    return held if broker.state == "up" else f"{held}, {broker.state}"
+    if broker.state != "up":
+        return "retired"
+    return "draining" if broker.replicas else "drained"
 
 
 def brokers_table(brokers: Sequence[BrokerInfo]) -> Table:
@@ -38,10 +39,10 @@ def status_tables(status: ClusterStatus) -> list[Table]:
     """The cluster on half a page."""
     up = [b for b in status.brokers if b.state == "up"]
     cordoned = sum(b.is_cordoned and b.state == "up" for b in status.brokers)
-    head = Table(["cluster", "controller", "brokers up", "down", "drained", "partitions", "moving"])
+    columns = ["controller", "brokers up", "down", "draining", "partitions", "moving"]
+    head = Table(columns, title=f"cluster {status.cluster}")
     head.rows.append(
         (
-            status.cluster,
             status.controller,
             len(up),
             len(status.brokers) - len(up),
@@ -79,6 +80,9 @@ def advice_of(status: ClusterStatus) -> list[str]:
         found.append(
             f"start broker {which}; if it will not come back: zmqmq cluster drain {down[0]}"
         )
+    silent = [b.broker for b in status.brokers if b.address is not None and b.bytes is None]
+    if silent:
+        found.append(f"broker {ids(silent)} did not answer: look at its process and its network")
     if status.controller is None:
         found.append("nobody is the controller: look at etcd, and at the brokers' logs")
     if status.without_leader and not down:
@@ -96,10 +100,13 @@ def advice_of(status: ClusterStatus) -> list[str]:
         )
     draining = [b.broker for b in status.brokers if b.is_cordoned and b.replicas]
     if draining and not status.moving:
-        found.append(f"go on with zmqmq cluster drain {draining[0]}, or give it back with --undo")
+        found.append(
+            f"broker {ids(draining)} is not empty yet: zmqmq cluster drain {draining[0]} goes on "
+            "if another one has room, --undo gives it back"
+        )
     if gone:
         found.append(
-            f"broker {gone[0]} is empty and down: cluster drain {gone[0]} --undo forgets it"
+            f"broker {gone[0]} is empty and down: zmqmq cluster drain {gone[0]} --undo forgets it"
         )
     empty = [b for b in status.brokers if b.is_open and not b.replicas]
     if empty and status.partitions and not found:
@@ -121,7 +128,7 @@ def plan_table(moves: Iterable[Move], partitions: str = "partition") -> Table:
 
 def loads_table(brokers: Sequence[BrokerInfo], moves: Sequence[Move]) -> Table:
     """What the plan does to each broker."""
-    table = Table(["broker", "replicas", "become", "first of", "become", "size", "become"])
+    table = Table(["broker", "replicas", "become", "leaders", "become", "size", "become"])
     for b in brokers:
         number = b.broker
         replicas = sum(number in m.added for m in moves) - sum(number in m.removed for m in moves)

@@ -23,6 +23,7 @@ from zmqmq.client.operations import Ask, Operation
 from zmqmq.errors import (
     Code,
     CorruptDataError,
+    DisconnectedError,
     NotFoundError,
     ProtocolError,
     WireError,
@@ -131,7 +132,8 @@ class Verifying:
                 ranges[broker] = shown
             except ZmqmqError as error:
                 if broker not in partition.adding:
-                    unread.append(f"broker {broker}: {error}")
+                    is_away = isinstance(error, DisconnectedError)  # and names the broker
+                    unread.append(str(error) if is_away else f"broker {broker}: {error}")
         notes = [f"broker {b} is being filled" for b in partition.adding if b not in ranges]
         return ranges, unread, notes
 

@@ -131,9 +131,9 @@ class Admin:
             return
         if call.to is not None and self._ask_controller(now, call, call.to):
             return
-        if call.is_exact:
-            detail = f"broker {call.to} is not reached; {self._network.failures()}"
+        if call.is_exact and call.to is not None:
             del self._calls[call]
+            detail = self._network.failure_of(call.to)
             self._effects.append(Rejected(call.promise, DisconnectedError(detail)))
             return
         call.at = NEVER
