@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zmqmq_cli.output import Output
 
 LOOK_SECONDS: Final = 0.5
+"""Between two looks; the first ones come sooner, for most moves are small."""
 SAY_SECONDS: Final = 10.0
 """So often it says something where nobody sees a line change."""
 
@@ -22,7 +23,7 @@ def run_plan(client: Client, output: Output, plan: list[Move], at_a_time: int) -
     """Wait until it is done. Raises PartialError when the controller refuses a move."""
     if not plan:
         return
-    said = time.monotonic()
+    said, pause = time.monotonic(), LOOK_SECONDS / 8
     try:
         while True:
             progress = client.cluster.advance(plan, at_a_time)
@@ -39,7 +40,8 @@ def run_plan(client: Client, output: Output, plan: list[Move], at_a_time: int) -
             if time.monotonic() - said >= SAY_SECONDS:
                 said = time.monotonic()
                 output.say(text)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_SECONDS)
     except KeyboardInterrupt:
         output.say(
             "interrupted: what is under way goes on by itself; the same command goes on with "

@@ -17,7 +17,7 @@ from zmqmq.client.cluster_info import (
 )
 from zmqmq.client.describing import PartitionDescription, TopicDescription
 from zmqmq.client.machines.core import Core
-from zmqmq.client.machines.effects import Reply, Resolved
+from zmqmq.client.machines.effects import NEVER, SECOND, Reply, Resolved
 from zmqmq.client.machines.planning import Move, plan_balance, plan_drain
 from zmqmq.client.operations import Ask, Operation, Operations
 from zmqmq.errors import (
@@ -35,6 +35,8 @@ from zmqmq.wire.frame import Fields
 REORDERS_MAX: Final = 200
 """Moves without data that are begun at a time."""
 ELECTIONS_MAX: Final = 200
+SIZE_PATIENCE: Final = 2 * SECOND
+"""Whoever looks at the cluster because a broker hangs does not want to wait for that broker."""
 
 
 class ClusterOperations:
@@ -145,9 +147,12 @@ class ClusterOperations:
         """One topic with its partitions."""
         return self._operations.describe_topic(name)
 
-    def ask_exactly(self, broker: int, api: Api, fields: Fields) -> Operation[Reply]:
-        """Ask one broker. Raises DisconnectedError if it cannot be reached."""
-        reply = yield Ask(self._call_exactly, (api, fields, broker))
+    def ask_exactly(
+        self, broker: int, api: Api, fields: Fields, patience: int = NEVER
+    ) -> Operation[Reply]:
+        """Ask one broker, and wait no longer than for other requests, or than this. Raises
+        DisconnectedError if it cannot be reached."""
+        reply = yield Ask(self._call_exactly, (api, fields, broker, patience))
         return cast("Reply", reply)
 
     def find_brokers(self) -> Operation[None]:
@@ -167,7 +172,8 @@ class ClusterOperations:
 
     def _size_of(self, broker: int) -> Operation[int | None]:
         try:
-            reply = yield from self.ask_exactly(broker, Api.DESCRIBE, {"kind": "broker"})
+            fields: Fields = {"kind": "broker"}
+            reply = yield from self.ask_exactly(broker, Api.DESCRIBE, fields, SIZE_PATIENCE)
         except ZmqmqError:
             return None
         for item in reply.fields.get("items") or ():
@@ -197,10 +203,11 @@ class ClusterOperations:
             yield from self.elect(topic, numbers, unclean=False)
 
     def _call_exactly(
-        self, now: int, promise: object, api: Api, fields: Fields, broker: int
+        self, now: int, promise: object, api: Api, fields: Fields, broker: int, patience: int
     ) -> None:
         core = self._core
-        core.admin.call_exactly(now, api, fields, now + core.request_timeout, promise, broker)
+        deadline = now + min(core.request_timeout, patience)
+        core.admin.call_exactly(now, api, fields, deadline, promise, broker)
 
     def _note_brokers(self, _now: int, promise: object, addresses: dict[int, str]) -> None:
         self._core.network.note_brokers(addresses)
