@@ -96,7 +96,8 @@ _HINTS: Final[dict[Code, str]] = {
     Code.UNKNOWN_TOPIC: "zmqmq topics list shows what there is",
     Code.TOPIC_EXISTS: "--if-not-exists is content with the one that is there",
     Code.UNKNOWN_PARTITION: "zmqmq topics describe NAME shows the partitions",
-    Code.UNKNOWN_BROKER: "zmqmq cluster brokers shows what there is",
+    Code.UNKNOWN_BROKER: "zmqmq cluster brokers shows them; one that is down is there while it has "
+    "replicas or is drained",
     Code.OFFSET_OUT_OF_RANGE: "zmqmq overview shows the offsets; -o start or -o end always exist",
     Code.INVALID_CONFIG: "docs/configuration.md, “Topics”, lists the settings",
     Code.TOPIC_FULL: "raise capacity_bytes or capacity_records with zmqmq topics alter, or consume",
