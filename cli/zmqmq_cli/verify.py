@@ -56,7 +56,7 @@ def cluster(
                 for p in topic.partitions:
                     output.progress(f"{topic.name}/{p.partition} ({len(checks)} done)")
                     try:
-                        checks.append(client.cluster.verify(topic.name, p.partition))
+                        checks.append(client.cluster.verify(topic, p.partition))
                     except NotFoundError:
                         if name is not None:
                             raise
@@ -84,7 +84,9 @@ def _conclude(output: Output, checks: list[PartitionCheck]) -> None:
             hint="zmqmq cluster status says which brokers are missing",
         )
         raise typer.Exit(UNREAD)
-    output.say(f"{plural(len(checks), 'partition')}: all replicas are equal")
+    alone = sum(len(c.brokers) == 1 for c in checks)
+    only = f"; of {alone} there is one copy, which was read" if alone else ""
+    output.say(f"{plural(len(checks), 'partition')}: all replicas are equal{only}")
 
 
 def _place_of(check: PartitionCheck) -> str:

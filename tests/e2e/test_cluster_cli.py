@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.e2e.broker_cluster import Running, running_cluster
 from tests.e2e.command_line import CLI, FORMATS, SECONDS, parsed
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.encode import encode_batch
-from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, log_seed, stamp, unpack_header
+from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, HEADER_SIZE, log_seed, stamp, unpack_header
 
 SESSION_MS = 3_000
 RACKS = {1: "a", 2: "b", 3: "c", 4: "a"}
@@ -352,7 +353,7 @@ def test_a_move_is_given_up(cluster: Running, cli: CLI) -> None:
 
 def rewrite(folder: Path, batch: int) -> None:
     """Put other values into one batch of a stopped broker's log; every checksum holds."""
-    (log,) = (found for found in folder.glob("logs/*/*.log") if found.stat().st_size)
+    (log,) = (found for found in folder.glob("logs/*/*.log") if any(found.read_bytes()))
     name = log.parent.name
     topic_id, number = bytes.fromhex(name.split(".")[0]), int(name.split(".")[1])
     data = bytearray(log.read_bytes())
@@ -433,6 +434,78 @@ def produce_keys(cli: CLI, rounds: int) -> None:
     for number in range(rounds):
         lines = b"".join(b"k%d %d of %d\n" % (n % 7, n, number) for n in range(100))
         cli("produce", "t", "-K", " ", stdin=lines)
+
+
+def test_what_is_written_meanwhile_does_not_differ(cluster: Running, cli: CLI) -> None:
+    """Also while the partition gets another leader, and another replica."""
+    topic(cli, "t", (1, 2, 3))
+    stop = threading.Event()
+
+    def write() -> None:
+        with zmqmq.connect(cluster.servers) as client, client.producer("t") as producer:
+            while not stop.is_set():
+                producer.send(b"x" * 1_000).result(SECONDS)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for target in ("1,2,3", "2,3,1", "4,3,2", "1,2,3"):
+            cli("cluster", "reassign", "t", "0", target)
+            (found,) = cli.json("verify", "cluster", "t")["partitions"]
+            assert found["is_equal"], found
+    finally:
+        stop.set()
+        thread.join()
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+    assert found["records"] == partitions(cli, "t")[0]["records"] > 0
+
+
+def test_logs_that_begin_elsewhere_are_compared_where_they_overlap(
+    cluster: Running, cli: CLI
+) -> None:
+    """Broker 3 was away while the others let go of the oldest records."""
+    topic(cli, "t", (1, 2, 3), segment_bytes="4KiB", retention_bytes="8KiB")
+    lines = b"".join(b"%0100d\n" % n for n in range(20))
+    for _ in range(2):
+        cli("produce", "t", stdin=lines)
+    cluster.stop(3)
+    for _ in range(10):
+        cli("produce", "t", stdin=lines)
+    end = time.monotonic() + SECONDS
+    while not partitions(cli, "t")[0]["start"]:
+        assert time.monotonic() < end, "nothing was let go"
+        time.sleep(0.2)
+    cluster.start(3)
+    until(cli, under_replicated=[])
+
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+
+    assert found["is_equal"]
+    assert found["start"] > 0
+    assert found["compared_end"] == 240
+
+
+def test_a_copy_with_a_wrong_checksum_is_not_called_equal(cluster: Running, cli: CLI) -> None:
+    """Its broker stops when it finds out, and fills the copy anew at its next start (L17)."""
+    topic(cli, "t", (1, 2, 3), records=10)
+    until(cli, under_replicated=[])
+    (log,) = (f for f in cluster.data(2).glob("logs/*/*.log") if any(f.read_bytes()))
+    at = HEADER_SIZE + 3
+    with log.open("r+b") as file:  # under a broker that runs, as a disk does it
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+    done = cli("verify", "cluster", "t", code=2)
+
+    assert b"broker 2" in done.stdout
+    assert b"is damaged at offset 0" in done.stdout
+    cluster.processes[2].communicate(timeout=SECONDS)
+    assert cluster.processes.pop(2).returncode != 0
+    cluster.start(2)
+    until(cli, is_healthy=True, under_replicated=[])
+    cli("verify", "cluster", "t")
 
 
 def test_an_unknown_topic_is_named(cli: CLI) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from zmqmq.client.aio_loop import AioLoop
 from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress
 from zmqmq.client.cluster_operations import ClusterOperations
+from zmqmq.client.describing import TopicDescription
 from zmqmq.client.machines.comparing import PartitionCheck
 from zmqmq.client.machines.planning import Move
 from zmqmq.client.verifying import Verifying
@@ -58,6 +59,6 @@ class Cluster:
         """Look how far a plan is, and begin what may be begun; call it until it `is_done`."""
         return await self._aio.run(self._operations.advance(plan, at_a_time))
 
-    async def verify(self, topic: str, partition: int) -> PartitionCheck:
+    async def verify(self, topic: str | TopicDescription, partition: int) -> PartitionCheck:
         """Read a partition from each of its replicas, and compare what is committed."""
         return await self._aio.run(Verifying(self._operations).verify(topic, partition))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress
 from zmqmq.client.cluster_operations import ClusterOperations
+from zmqmq.client.describing import TopicDescription
 from zmqmq.client.io_thread import IOThread
 from zmqmq.client.machines.comparing import PartitionCheck
 from zmqmq.client.machines.planning import Move
@@ -95,9 +96,10 @@ class Cluster:
         """
         return self._io.run(self._operations.advance(plan, at_a_time))
 
-    def verify(self, topic: str, partition: int) -> PartitionCheck:
+    def verify(self, topic: str | TopicDescription, partition: int) -> PartitionCheck:
         """Read a partition from each of its replicas, and compare what is committed.
 
-        Raises NotFoundError.
+        With a description of the topic instead of its name, what was committed then. Raises
+        NotFoundError.
         """
         return self._io.run(Verifying(self._operations).verify(topic, partition))

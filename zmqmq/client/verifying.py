@@ -23,7 +23,6 @@ from zmqmq.client.operations import Ask, Operation
 from zmqmq.errors import (
     Code,
     CorruptDataError,
-    DisconnectedError,
     NotFoundError,
     ProtocolError,
     WireError,
@@ -58,25 +57,39 @@ class Verifying:
     def __init__(self, cluster: ClusterOperations) -> None:
         self._cluster = cluster
 
-    def verify(self, topic: str, partition: int) -> Operation[PartitionCheck]:
-        """Compare the replicas of one partition. Raises NotFoundError."""
+    def verify(self, topic: str | TopicDescription, partition: int) -> Operation[PartitionCheck]:
+        """Compare the replicas of one partition, up to what was committed when the topic was
+        described, or else is now. Raises NotFoundError."""
         yield from self._cluster.find_brokers()
         found: PartitionCheck | None = None
         why = ""
+        known, topic = (None, topic) if isinstance(topic, str) else (topic, topic.name)
         for _ in range(ATTEMPTS):
             try:
-                found = yield from self._attempt(topic, partition)
+                if known is None:
+                    found = yield from self._attempt(
+                        (yield from self._cluster.describe_topic(topic)), partition
+                    )
+                else:
+                    found = yield from self._attempt(known, partition)
+                    if found.unread:  # perhaps because that was long ago
+                        known = None
+                        continue
             except _AgainError as error:
-                why = str(error)
+                why, known = why or str(error), None
                 continue
             # Compaction may have passed on one broker while another was read: then it looks as if
             # something was lacking, and the next time it does not.
             if found.difference is None or found.by == "bytes":
                 break
-        return found or _unread(topic, partition, f"it changes all the time: {why}")
+        if found is None:
+            return _unread(topic, partition, f"it changes all the time: {why}")
+        # A broker that finds damage stops: what it said before tells more than that it is gone.
+        is_told = not (found.unread and why)
+        return found if is_told else found._replace(unread=(*found.unread, f"before: {why}"))
 
-    def _attempt(self, name: str, number: int) -> Operation[PartitionCheck]:
-        topic = yield from self._cluster.describe_topic(name)
+    def _attempt(self, topic: TopicDescription, number: int) -> Operation[PartitionCheck]:
+        name = topic.name
         partition = next((p for p in topic.partitions if p.partition == number), None)
         if partition is None:
             raise NotFoundError(
@@ -132,8 +145,8 @@ class Verifying:
                 ranges[broker] = shown
             except ZmqmqError as error:
                 if broker not in partition.adding:
-                    is_away = isinstance(error, DisconnectedError)  # and names the broker
-                    unread.append(str(error) if is_away else f"broker {broker}: {error}")
+                    named = str(error).startswith(f"broker {broker} ")
+                    unread.append(str(error) if named else f"broker {broker}: {error}")
         notes = [f"broker {b} is being filled" for b in partition.adding if b not in ranges]
         return ranges, unread, notes
 
@@ -147,7 +160,7 @@ class Verifying:
                 comparison.take(broker, data)
             except (CorruptDataError, WireError, ProtocolError) as error:
                 if isinstance(error, WireError) and error.code in _CHANGED:
-                    raise _AgainError(str(error)) from None
+                    raise _AgainError(f"broker {broker}: {error}") from None
                 unread.append(f"broker {broker}: from offset {position} on: {error}")
                 return
             except TooManyKeysError:
