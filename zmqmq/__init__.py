@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zmqmq.batch.decode import RecordBatch
+    from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress
     from zmqmq.client.delivery import Delivery, RecordMetadata
     from zmqmq.client.describing import (
         GroupInfo,
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
         TopicDescription,
         TopicInfo,
     )
+    from zmqmq.client.machines.comparing import Difference, PartitionCheck
+    from zmqmq.client.machines.planning import Move
     from zmqmq.client.sync import Client, Topics, connect
+    from zmqmq.client.sync_cluster import Cluster
     from zmqmq.client.sync_consumer import Consumer
     from zmqmq.client.sync_producer import Producer
     from zmqmq.model.message import Headers, Record
@@ -35,13 +39,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BrokerInfo": "zmqmq.client.cluster_info",
     "Client": "zmqmq.client.sync",
+    "Cluster": "zmqmq.client.sync_cluster",
+    "ClusterStatus": "zmqmq.client.cluster_info",
     "Consumer": "zmqmq.client.sync_consumer",
     "Delivery": "zmqmq.client.delivery",
+    "Difference": "zmqmq.client.machines.comparing",
     "GroupInfo": "zmqmq.client.describing",
     "Headers": "zmqmq.model.message",
+    "Move": "zmqmq.client.machines.planning",
+    "PartitionCheck": "zmqmq.client.machines.comparing",
     "PartitionDescription": "zmqmq.client.describing",
     "Producer": "zmqmq.client.sync_producer",
+    "Progress": "zmqmq.client.cluster_info",
     "Record": "zmqmq.model.message",
     "RecordBatch": "zmqmq.batch.decode",
     "RecordMetadata": "zmqmq.client.delivery",
@@ -52,13 +63,20 @@ _HOME = {
 }
 
 __all__ = [
+    "BrokerInfo",
     "Client",
+    "Cluster",
+    "ClusterStatus",
     "Consumer",
     "Delivery",
+    "Difference",
     "GroupInfo",
     "Headers",
+    "Move",
+    "PartitionCheck",
     "PartitionDescription",
     "Producer",
+    "Progress",
     "Record",
     "RecordBatch",
     "RecordMetadata",

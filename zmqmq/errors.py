@@ -15,7 +15,7 @@ ZmqmqError
 │   ├── RetryError            no for now: wait, refresh, ask again
 │   ├── FencedError           no for ever: somebody newer has taken this role
 │   ├── DeniedError           this principal may not
-│   ├── NotFoundError         no such topic, partition or group
+│   ├── NotFoundError         no such topic, partition, group or broker
 │   ├── ConflictError         it exists already, or has changed since it was read
 │   └── OffsetOutOfRangeError nothing is stored under this offset
 └── OutcomeUnknownError       it may have happened, it may yet happen
@@ -61,6 +61,7 @@ class Code(enum.IntEnum):
     CONFLICT = 19
     WRONG_CLUSTER = 20
     UNKNOWN_GROUP = 21
+    UNKNOWN_BROKER = 22
     NOT_LEADER = 30
     COORDINATOR_LOADING = 31
     THROTTLED = 32
@@ -180,7 +181,7 @@ class DeniedError(RefusedError):
 
 
 class NotFoundError(RefusedError):
-    """There is no such topic, partition or group."""
+    """There is no such topic, partition, group or broker."""
 
     code = Code.UNKNOWN_TOPIC
 
@@ -252,6 +253,7 @@ _CLASSES: dict[Code, type[WireError]] = {
     Code.UNKNOWN_TOPIC: NotFoundError,
     Code.UNKNOWN_PARTITION: NotFoundError,
     Code.UNKNOWN_GROUP: NotFoundError,
+    Code.UNKNOWN_BROKER: NotFoundError,
     Code.TOPIC_EXISTS: ConflictError,
     Code.CONFLICT: ConflictError,
     Code.OFFSET_OUT_OF_RANGE: OffsetOutOfRangeError,

@@ -45,7 +45,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.OK: "done",
     Exit.FAILURE: "it failed, and none of the reasons below is the reason",
     Exit.USAGE: "the command line, a setting or a name is wrong",
-    Exit.NOT_FOUND: "there is no such topic, partition, offset or file",
+    Exit.NOT_FOUND: "there is no such topic, partition, broker, offset or file",
     Exit.CONFLICT: "it exists already, or somebody else has it open",
     Exit.DENIED: "not allowed",
     Exit.CANNOT_CONNECT: "no broker could be reached, or the connection went away",
@@ -96,6 +96,8 @@ _HINTS: Final[dict[Code, str]] = {
     Code.UNKNOWN_TOPIC: "zmqmq topics list shows what there is",
     Code.TOPIC_EXISTS: "--if-not-exists is content with the one that is there",
     Code.UNKNOWN_PARTITION: "zmqmq topics describe NAME shows the partitions",
+    Code.UNKNOWN_BROKER: "zmqmq cluster brokers shows them; one that is down is there while it has "
+    "replicas or is drained",
     Code.OFFSET_OUT_OF_RANGE: "zmqmq overview shows the offsets; -o start or -o end always exist",
     Code.INVALID_CONFIG: "docs/configuration.md, “Topics”, lists the settings",
     Code.TOPIC_FULL: "raise capacity_bytes or capacity_records with zmqmq topics alter, or consume",

@@ -46,6 +46,7 @@ class Output:
         lines: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
         """Print one result: `data` as JSON, `lines` (else `data`) as JSON lines, or the tables."""
+        self._clear_progress()
         if self.form == "json":
             self._write(json.dumps({"schema": SCHEMA, **data}, indent=2, ensure_ascii=False))
         elif self.form == "jsonl":
@@ -97,11 +98,15 @@ class Output:
         self.stdout.write(text.encode(errors="surrogateescape") + b"\n")
 
     def _talk(self, text: str) -> None:
-        if self._progress_shown:
-            sys.stderr.write("\r" + " " * self._progress_shown + "\r")
-            self._progress_shown = 0
+        self._clear_progress()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+    def _clear_progress(self) -> None:
+        if self._progress_shown:
+            sys.stderr.write("\r" + " " * self._progress_shown + "\r")
+            sys.stderr.flush()
+            self._progress_shown = 0
 
     def _tables(self, tables: list[Table]) -> None:
         if not sys.stdout.isatty():

@@ -99,14 +99,14 @@ def list_topics(
 
 @app.command(cls=Command)
 def describe(ctx: typer.Context, name: Name) -> None:
-    """Show partitions, offsets and settings of a topic."""
+    """Show replicas, offsets and settings of a topic."""
     with connected(ctx, name) as client:
         (topic,) = plain(client.describe("topics", [name], internal=True))
     output_of(ctx).show(topic, description_tables(topic))
 
 
 def description_tables(topic: dict[str, Any]) -> list[Table]:
-    """The topic, its partitions, its settings."""
+    """The topic, who has its partitions, what is in them, its settings."""
     partitions = topic["partitions"]
     head = Table(["topic", "partitions", "replicas", "records", "size"], title=f"id {topic['id']}")
     head.rows.append(
@@ -118,16 +118,12 @@ def description_tables(topic: dict[str, Any]) -> list[Table]:
             Size(sum(p.get("bytes", 0) for p in partitions)),
         )
     )
-    columns = ["partition", "leader", "replicas", "in sync", "start", "end", "records", "size"]
-    columns += ["segments", "last record"]
+    columns = ["partition", "start", "end", "records", "size", "segments", "last record"]
     trouble = any("error" in partition for partition in partitions)
     rows = Table([*columns, *(["trouble"] if trouble else [])])
     for line in partitions:
         row = [
             line["partition"],
-            line["leader"],
-            _brokers(line.get("replicas")),
-            _brokers(line.get("isr")),
             line.get("start"),
             line.get("committed_end"),
             line.get("records"),
@@ -140,11 +136,41 @@ def description_tables(topic: dict[str, Any]) -> list[Table]:
     for key, value in topic["config"].items():
         own = "here" if key in topic["overrides"] else "by default"
         settings.rows.append((key, readable(key, value), own))
-    return [head, rows, settings]
+    return [head, _replicas_table(partitions), rows, settings]
+
+
+def _replicas_table(partitions: list[dict[str, Any]]) -> Table:
+    """Who has a partition, and how many records each follower lacks."""
+    moves = [_move(line) for line in partitions]
+    columns = ["partition", "leader", "epoch", "replicas", "in sync", "lag"]
+    table = Table([*columns, *(["moving"] if any(moves) else [])])
+    for line, move in zip(partitions, moves, strict=True):
+        row = [
+            line["partition"],
+            line["leader"],
+            line["leader_epoch"],
+            _brokers(line.get("replicas")),
+            _brokers(line.get("isr")),
+            _lag(line.get("followers") or []),
+        ]
+        table.rows.append([*row, move] if any(moves) else row)
+    return table
 
 
 def _brokers(ids: list[int] | None) -> str | None:
     return None if ids is None else ",".join(map(str, ids))
+
+
+def _lag(followers: list[dict[str, Any]]) -> str:
+    """`2:0 3:17`; a follower that has not said anything yet has `?`."""
+    lags = [(f["broker"], "?" if f["lag"] is None else f["lag"]) for f in followers]
+    return " ".join(f"{broker}:{lag}" for broker, lag in lags)
+
+
+def _move(line: dict[str, Any]) -> str:
+    """`+4 -1` while a reassignment is under way."""
+    added = [f"+{broker}" for broker in line.get("adding") or []]
+    return " ".join([*added, *(f"-{broker}" for broker in line.get("removing") or [])])
 
 
 @app.command(cls=Command)

@@ -81,6 +81,7 @@ REQUESTS: Final[list[tuple[Api, dict[str, Any]]]] = [
     (Api.ELECT, {"topic": "orders", "kind": "preferred"}),
     (Api.ELECT, {"topic": "orders", "kind": "unclean", "partitions": [0, 2]}),
     (Api.FETCH, {"partitions": [[TOPIC, 0, 7, 65_536, 4, 3], [OTHER, 1, 0, 65_536, 4, None]]}),
+    (Api.CORDON, {"broker": 3, "cordoned": True}),
 ]
 
 REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
@@ -134,6 +135,7 @@ REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
     (Api.REASSIGN, {"results": [None, error_to_wire(NOTHING)]}),
     (Api.ELECT, {"results": [None, None]}),
     (Api.ELECT, {"error": error_to_wire(refusal(Code.NOT_LEADER, "broker 2 is", {"leader": 2}))}),
+    (Api.CORDON, {}),
 ]
 
 LINES: Final[list[bytes | None]] = [

@@ -7,14 +7,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 import zmqmq
-from tests.e2e.command_line import ZMQMQ, start_broker, stop
-from tests.support.etcd_process import EtcdCluster, etcd_cluster, free_ports
+from tests.e2e.broker_cluster import Running, running_cluster
+from tests.e2e.command_line import ZMQMQ, stop
+from tests.support.etcd_process import free_ports
 from zmqmq.errors import NotFoundError
 
 SESSION_S = 10
@@ -22,49 +22,11 @@ SESSION_S = 10
 SECONDS = 60
 
 
-@dataclass
-class Running:
-    """The brokers by number."""
-
-    folder: Path
-    etcd: EtcdCluster
-    ports: dict[int, tuple[int, int]]
-    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def servers(self) -> str:
-        """Where clients begin."""
-        return ",".join(f"127.0.0.1:{clients}" for clients, _ in self.ports.values())
-
-    def start(self, *numbers: int) -> None:
-        """Start some, until they are ready."""
-        for number in numbers:
-            clients, peers = self.ports[number]
-            self.processes[number], _ = start_broker(
-                self.folder / f"b{number}",
-                *("--node-id", str(number), "--rack", f"r{number}"),
-                *("--etcd", self.etcd.endpoints, "--bind", f"127.0.0.1:{clients}"),
-                *("--bind-peers", f"127.0.0.1:{peers}"),
-            )
-
-    def kill(self, number: int) -> None:
-        """SIGKILL."""
-        process = self.processes.pop(number)
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Running]:
-    ports = free_ports(6)
-    with etcd_cluster(tmp_path) as etcd:
-        running = Running(tmp_path, etcd, {n: (ports[n - 1], ports[n + 2]) for n in (1, 2, 3)})
-        try:
-            running.start(1, 2, 3)
-            yield running
-        finally:
-            for number in list(running.processes):
-                running.kill(number)
+    with running_cluster(tmp_path, {n: f"r{n}" for n in (1, 2, 3)}) as running:
+        running.start(1, 2, 3)
+        yield running
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def requests(topic_id: bytes) -> dict[Api, dict[str, Any]]:
         Api.DESCRIBE: {"kind": "broker"},
         Api.REASSIGN: {"topic": "fields", "partitions": [[0, [1]]]},
         Api.ELECT: {"topic": "fields", "kind": "preferred", "partitions": [0]},
+        Api.CORDON: {"broker": 9, "cordoned": False},
     }
 
 

@@ -18,8 +18,10 @@ belong to that loop. It is uvloop where the program uses uvloop.
 from __future__ import annotations
 
 from zmqmq.client.aio_client import Client, Topics, connect
+from zmqmq.client.aio_cluster import Cluster
 from zmqmq.client.aio_consumer import Consumer
 from zmqmq.client.aio_producer import Producer
+from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress
 from zmqmq.client.delivery import Delivery, RecordMetadata
 from zmqmq.client.describing import (
     GroupInfo,
@@ -27,15 +29,24 @@ from zmqmq.client.describing import (
     TopicDescription,
     TopicInfo,
 )
+from zmqmq.client.machines.comparing import Difference, PartitionCheck
+from zmqmq.client.machines.planning import Move
 from zmqmq.model.message import Record
 
 __all__ = [
+    "BrokerInfo",
     "Client",
+    "Cluster",
+    "ClusterStatus",
     "Consumer",
     "Delivery",
+    "Difference",
     "GroupInfo",
+    "Move",
+    "PartitionCheck",
     "PartitionDescription",
     "Producer",
+    "Progress",
     "Record",
     "RecordMetadata",
     "TopicDescription",

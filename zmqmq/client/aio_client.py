@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import os
 import time
 import warnings
@@ -12,9 +13,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from zmqmq.client.aio_cluster import Cluster
 from zmqmq.client.aio_consumer import Consumer
 from zmqmq.client.aio_loop import AioLoop, Opening
 from zmqmq.client.aio_producer import Producer
+from zmqmq.client.cluster_operations import ClusterOperations
 from zmqmq.client.describing import GroupInfo, TopicDescription, TopicInfo
 from zmqmq.client.driver import SystemChance
 from zmqmq.client.keywords import ConsumerKeywords, ProducerKeywords
@@ -78,6 +81,8 @@ class Client:
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self.topics = Topics(aio, self._operations)
         """Creating, changing and describing topics."""
+        self.cluster = Cluster(aio, ClusterOperations(core, self._operations))
+        """Brokers, and moving partitions between them."""
         _open.add(self)
 
     async def __aenter__(self) -> Self:
@@ -242,6 +247,10 @@ class Topics:
     async def list(self, *, internal: bool = False) -> list[TopicInfo]:
         """All topics by name; with `internal` also the broker's own."""
         return await self._aio.run(self._operations.list_topics(internal=internal))
+
+    async def describe_all(self, *, internal: bool = False) -> builtins.list[TopicDescription]:
+        """All topics with their partitions, by name."""
+        return await self._aio.run(self._operations.describe_all(internal=internal))
 
     async def describe(self, name: str) -> TopicDescription:
         """A topic with its partitions."""

@@ -36,6 +36,24 @@ class PartitionDescription(NamedTuple):
     """Broker ids of the replicas that are in sync."""
     error: str | None
     """Why it cannot be used, if it cannot."""
+    adding: tuple[int, ...] = ()
+    """Broker ids of the replicas that a reassignment brings in."""
+    removing: tuple[int, ...] = ()
+    """Those that it takes out, once the new ones are in sync."""
+    min_isr: int = -1
+    """So many must be in sync for anything to be committed."""
+    lag: Mapping[int, int | None] = {}
+    """Of each follower the records that it lacks; None: it has not said anything yet."""
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """The replicas, as they will be when what is under way is done."""
+        return tuple(b for b in self.replicas if b not in self.removing)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a reassignment is under way."""
+        return bool(self.adding or self.removing)
 
 
 class TopicDescription(NamedTuple):
@@ -159,6 +177,10 @@ def _partition(entry: Fields) -> PartitionDescription:
         _brokers(entry.get("replicas")),
         _brokers(entry.get("isr")),
         None if error is None else str(error),
+        _brokers(entry.get("adding")),
+        _brokers(entry.get("removing")),
+        _number(entry, "min_isr"),
+        {int(follower["broker"]): follower["lag"] for follower in entry.get("followers") or ()},
     )
 
 

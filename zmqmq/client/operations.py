@@ -73,7 +73,7 @@ class Operations:
             "config": dict(config or {}),
         }
         try:
-            reply = yield from self._ask(Api.CREATE_TOPIC, fields)
+            reply = yield from self.ask(Api.CREATE_TOPIC, fields)
         except ConflictError as error:
             if error.code is not Code.TOPIC_EXISTS or not if_not_exists:
                 raise
@@ -95,6 +95,11 @@ class Operations:
         items = yield from self.describe("topics", None, internal=internal)
         return [topic_info(str(item.get("name")), item) for item in items]
 
+    def describe_all(self, *, internal: bool) -> Operation[list[TopicDescription]]:
+        """All topics with their partitions, by name."""
+        items = yield from self.describe("topics", None, internal=internal)
+        return [topic_description(item) for item in items]
+
     def describe_topic(self, name: str) -> Operation[TopicDescription]:
         """One topic with its partitions."""
         item = yield from self._describe_one(name)
@@ -107,14 +112,14 @@ class Operations:
         fields: Fields = {"topic": name, "config": dict(config or {})}
         if partitions is not None:
             fields["partitions"] = partitions
-        yield from self._ask(Api.ALTER_TOPIC, fields)
+        yield from self.ask(Api.ALTER_TOPIC, fields)
         yield Ask(self._refresh)
         item = yield from self._describe_one(name)
         return topic_info(name, item)
 
     def delete_topic(self, name: str) -> Operation[None]:
         """Delete a topic with everything in it."""
-        yield from self._ask(Api.DELETE_TOPIC, {"topic": name})
+        yield from self.ask(Api.DELETE_TOPIC, {"topic": name})
         yield Ask(self._forget, (name,))
 
     # Offsets and groups
@@ -144,7 +149,7 @@ class Operations:
         """What a group has committed for one partition."""
         found = yield from self.topic(topic)
         fields = {"group": group, "partitions": [(found.id, partition)]}
-        reply = yield from self._ask(Api.OFFSET_FETCH, fields)
+        reply = yield from self.ask(Api.OFFSET_FETCH, fields)
         for entry in reply.get("offsets") or ():
             if bytes(entry[0]) == found.id and entry[1] == partition:
                 return int(entry[2])
@@ -177,11 +182,12 @@ class Operations:
 
     def ping(self) -> Operation[None]:
         """One round trip."""
-        yield from self._ask(Api.PING, {})
+        yield from self.ask(Api.PING, {})
 
     # Inside
 
-    def _ask(self, api: Api, fields: Fields) -> Operation[Fields]:
+    def ask(self, api: Api, fields: Fields) -> Operation[Fields]:
+        """Any broker, a coordinator or the controller, as the API has it."""
         reply = yield Ask(self._call, (api, fields))
         return cast("Fields", reply)
 

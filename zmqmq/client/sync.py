@@ -7,6 +7,7 @@ decided in here. Objects may be shared between threads; a consumer belongs to on
 from __future__ import annotations
 
 import atexit
+import builtins
 import os
 import time
 import warnings
@@ -16,6 +17,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from zmqmq.client.cluster_operations import ClusterOperations
 from zmqmq.client.describing import GroupInfo, TopicDescription, TopicInfo
 from zmqmq.client.driver import SystemChance
 from zmqmq.client.io_thread import IOThread
@@ -25,6 +27,7 @@ from zmqmq.client.machines.effects import Promise
 from zmqmq.client.operations import Operations
 from zmqmq.client.options import ConnectOptions, ConsumerOptions, ProducerOptions, parse_options
 from zmqmq.client.servers import parse_servers
+from zmqmq.client.sync_cluster import Cluster
 from zmqmq.client.sync_consumer import Consumer
 from zmqmq.client.sync_producer import Producer
 from zmqmq.client.version import software
@@ -99,6 +102,8 @@ class Client:
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self.topics = Topics(io, self._operations)
         """Creating, changing and describing topics."""
+        self.cluster = Cluster(io, ClusterOperations(core, self._operations))
+        """Brokers, and moving partitions between them."""
         _open.add(self)
 
     def __enter__(self) -> Self:
@@ -188,7 +193,8 @@ class Client:
         names: Sequence[str] | None = None,
         internal: bool = False,  # noqa: FBT001, FBT002
     ) -> list[dict[str, Any]]:
-        """What DESCRIBE answers, all pages: of "broker", "topics", "groups", "sessions", "config".
+        """What DESCRIBE answers, all pages: of "broker", "brokers", "topics", "groups", "sessions",
+        "config".
 
         Args:
             kind: which of these.
@@ -294,6 +300,10 @@ class Topics:
     def list(self, *, internal: bool = False) -> list[TopicInfo]:
         """All topics by name; with `internal` also the broker's own."""
         return self._io.run(self._operations.list_topics(internal=internal))
+
+    def describe_all(self, *, internal: bool = False) -> builtins.list[TopicDescription]:
+        """All topics with their partitions, by name."""
+        return self._io.run(self._operations.describe_all(internal=internal))
 
     def describe(self, name: str) -> TopicDescription:
         """A topic with its partitions. Raises NotFoundError."""

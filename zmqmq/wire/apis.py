@@ -42,6 +42,7 @@ class Api(enum.IntEnum):
     DESCRIBE = 23
     REASSIGN = 24
     ELECT = 25
+    CORDON = 26
 
 
 ACKS_ALL: Final = -1
@@ -211,7 +212,11 @@ REQUESTS: Final[dict[Api, Schema]] = {
     },
     Api.DELETE_TOPIC: {"topic": _TOPIC},
     Api.DESCRIBE: {
-        "kind": Field("str", '"broker", "topics", "groups", "sessions" or "config"', maximum=20),
+        "kind": Field(
+            "str",
+            '"broker", "brokers", "topics", "groups", "sessions" or "config"',
+            maximum=20,
+        ),
         "names": Field("list|nil", "names; nil or absent: all", default=None, maximum=ENTRIES_MAX),
         "internal": Field("bool", "internal topics too", default=False),
         "after": Field("str", "go on behind this name", default="", maximum=TOPIC_NAME_MAX),
@@ -235,6 +240,10 @@ REQUESTS: Final[dict[Api, Schema]] = {
             minimum=1,
             maximum=ENTRIES_MAX,
         ),
+    },
+    Api.CORDON: {
+        "broker": Field("int", "broker id"),
+        "cordoned": Field("bool", "whether it is to be given no new partitions"),
     },
 }
 
@@ -314,6 +323,7 @@ REPLIES: Final[dict[Api, Schema]] = {
     Api.ELECT: {
         "results": Field("list", "nil or an error map, for each partition asked, or for all")
     },
+    Api.CORDON: {},
 }
 
 PUSHED: Final[dict[Api, Schema]] = {

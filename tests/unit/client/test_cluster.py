@@ -800,3 +800,50 @@ class TestController:
         world.advance(10_000)
         assert isinstance(promise.error, OutcomeUnknownError)
         assert world.take_all(Api.REASSIGN) == []
+
+
+class TestOneBroker:
+    """What is asked of one broker is asked of no other."""
+
+    def asked(self, broker: int, ms: int = 30_000) -> tuple[World, Promise]:
+        world, promise = World(), Promise()
+        world.greet()
+        fields = {"kind": "broker"}
+        deadline = world.now + ms * MS
+        world.core.network.note_brokers({2: "b2:1"})
+        world.core.admin.call_exactly(world.now, Api.DESCRIBE, fields, deadline, promise, broker)
+        world.step()
+        return world, promise
+
+    def test_the_whole_reply_comes(self) -> None:
+        world, promise = self.asked(1)
+        world.answer(world.take(Api.DESCRIBE), {"items": [{}], "more": False}, [b"body"])
+
+        assert promise.value.fields == {"items": [{}], "more": False}
+        assert (promise.value.broker, list(promise.value.body)) == (1, [b"body"])
+
+    def test_a_refusal_is_not_asked_again(self) -> None:
+        world, promise = self.asked(1)
+        world.refuse(world.take(Api.DESCRIBE), Code.NOT_LEADER)
+
+        assert promise.error.code is Code.NOT_LEADER
+
+    def test_one_that_nobody_knows_fails_at_once(self) -> None:
+        world, promise = self.asked(7)
+
+        assert str(promise.error) == "broker 7 is not up"
+        assert world.take_all(Api.DESCRIBE) == []
+
+    def test_one_that_cannot_be_reached_fails_and_says_where(self) -> None:
+        world, promise = self.asked(2)
+        world.refuse_connection()
+        world.advance(100)
+
+        assert str(promise.error).startswith("broker 2 is not reached at b2:1: ")
+        assert world.take_all(Api.DESCRIBE) == []
+
+    def test_one_that_is_silent_fails_at_the_deadline(self) -> None:
+        world, promise = self.asked(2, ms=1_000)
+        world.advance(1_100)
+
+        assert "broker 2 is not reached at b2:1" in str(promise.error)

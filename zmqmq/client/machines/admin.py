@@ -24,7 +24,7 @@ from zmqmq.client.machines.effects import (
 )
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.routing import Routing
-from zmqmq.errors import Code, RefusedError, WireError, refusal
+from zmqmq.errors import Code, DisconnectedError, RefusedError, WireError, refusal
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import Fields
 
@@ -45,7 +45,17 @@ _FOR_CONTROLLER: Final = frozenset({Api.REASSIGN, Api.ELECT})
 class Call:
     """One request of a caller, over all its attempts."""
 
-    __slots__ = ("api", "at", "deadline", "failures", "fields", "is_lost", "promise", "to")
+    __slots__ = (
+        "api",
+        "at",
+        "deadline",
+        "failures",
+        "fields",
+        "is_exact",
+        "is_lost",
+        "promise",
+        "to",
+    )
 
     def __init__(self, api: Api, fields: Fields, deadline: int, promise: Promise) -> None:
         self.api = api
@@ -59,6 +69,8 @@ class Call:
         """Whether it waits for news of who the coordinator is."""
         self.to: int | None = None
         """The broker that was said to be the controller, or that is wanted; None: any will do."""
+        self.is_exact = False
+        """Whether no other broker will do, and the whole reply is wanted."""
 
 
 class Admin:
@@ -94,6 +106,16 @@ class Admin:
         self._calls[call] = None
         self._ask(now, call)
 
+    def call_exactly(
+        self, now: int, api: Api, fields: Fields, deadline: int, promise: Promise, broker: int
+    ) -> None:
+        """Ask this broker and no other, once; the promise gets the Reply with its body, or the
+        error. Where it listens must have been noted (Network.note_brokers)."""
+        call = Call(api, fields, deadline, promise)
+        call.to, call.is_exact = broker, True
+        self._calls[call] = None
+        self._ask(now, call)
+
     def pump(self, now: int) -> None:
         """Ask again whatever is due."""
         for call in [call for call in self._calls if call.at <= now or call.is_lost]:
@@ -108,6 +130,11 @@ class Admin:
             self._ask_coordinator(now, call)
             return
         if call.to is not None and self._ask_controller(now, call, call.to):
+            return
+        if call.is_exact and call.to is not None:
+            del self._calls[call]
+            detail = self._network.failure_of(call.to)
+            self._effects.append(Rejected(call.promise, DisconnectedError(detail)))
             return
         call.at = NEVER
         answered = partial(self._answered, call, None)
@@ -124,7 +151,7 @@ class Admin:
         call.is_lost = not self._network.is_failing(broker) and now < call.deadline
         if call.is_lost:
             call.at = call.deadline
-        else:
+        elif not call.is_exact:
             call.to = None
         return call.is_lost
 
@@ -149,9 +176,14 @@ class Admin:
     ) -> None:
         if isinstance(answer, Reply):
             del self._calls[call]
-            self._effects.append(Resolved(call.promise, answer.fields))
+            value = answer if call.is_exact else answer.fields
+            self._effects.append(Resolved(call.promise, value))
             return
         error = answer.error
+        if call.is_exact:
+            del self._calls[call]
+            self._effects.append(Rejected(call.promise, error))
+            return
         if coordinator is not None:
             group = call.fields["group"]
             self._routing.note_coordinator_error(now, group, coordinator, error)

@@ -169,6 +169,15 @@ class Network:
             for connection in [self.connections.get(address)]
         )
 
+    def failure_of(self, broker: int) -> str:
+        """Why one broker is not reached, for an error message."""
+        address = self.addresses.get(broker)
+        if address is None:
+            return f"broker {broker} is not up"
+        connection = self.connections.get(address)
+        why = connection.last_failure if connection is not None else ""
+        return f"broker {broker} is not reached at {address}: {why or 'no answer in time'}"
+
     def note_brokers(self, addresses: dict[int, str]) -> None:
         """METADATA told which brokers there are."""
         self.addresses = addresses

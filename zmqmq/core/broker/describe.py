@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from zmqmq.core.broker.brokers import Brokers
 from zmqmq.core.broker.catalog import Catalog, Leadership, Topic
 from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.fetch import Fetching
@@ -13,6 +14,7 @@ from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.produce import Producing
+from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.broker.sessions import Session, Sessions
 from zmqmq.core.control.image import Image
 from zmqmq.core.replication.partition import Partition
@@ -34,6 +36,8 @@ class Describing:
         self,
         catalog: Catalog,
         image: Image,
+        replicas: Replicas,
+        brokers: Brokers,
         outbox: Outbox,
         sessions: Sessions,
         producing: Producing,
@@ -45,6 +49,8 @@ class Describing:
     ) -> None:
         self._catalog = catalog
         self._image = image
+        self._replicas = replicas
+        self._brokers = brokers
         self._outbox = outbox
         self._sessions = sessions
         self._producing = producing
@@ -72,10 +78,14 @@ class Describing:
                 items, more = self._session_items(now_ms, after)
             case "broker":
                 items, more = [self._broker()], False
+            case "brokers":
+                items, more = self._brokers.items(), False
             case "config":
                 items, more = [dict(self._identity.settings)], False
             case _:
-                raise malformed(f"kind {kind!r} is not broker, topics, groups, sessions or config")
+                raise malformed(
+                    f"kind {kind!r} is not broker, brokers, topics, groups, sessions or config"
+                )
         self._outbox.reply(session, Api.DESCRIBE, correlation, {"items": items, "more": more})
 
     def _topics(
@@ -123,6 +133,7 @@ class Describing:
                 "elr": [member.broker_id for member in document.elr],
                 "adding": document.adding,
                 "removing": document.removing,
+                "min_isr": document.effective_min_isr,
                 "flush": document.flush,
             }
         found: Partition | None = self._catalog.partitions.get(place)
@@ -145,6 +156,7 @@ class Describing:
             "segments": len(log.segments),
             "producers": len(log.producers),
             "last_append_ms": log.last_append_ms,
+            "followers": [_follower(found, broker_id) for broker_id in _others(found)],
         }
         if log.damage is not None:
             item["error"] = f"damaged at {log.damage}"
@@ -213,6 +225,8 @@ class Describing:
             "offline": len(self._catalog.unopened)
             + sum(1 for p in open_partitions if p.log.failed or p.log.damage),
             "bytes": sum(p.log.size_bytes for p in open_partitions),
+            "replicas": len(self._replicas.all),
+            "replica_bytes": sum(r.log.size_bytes for r in self._replicas if r.log is not None),
             "batches_in": self._producing.batches,
             "bytes_in": self._producing.bytes,
             "flushes": self._flushing.count,
@@ -224,3 +238,22 @@ class Describing:
             "reply_bytes_outstanding": self._sessions.outstanding,
             **self.measures,
         }
+
+
+def _others(partition: Partition) -> list[int]:
+    """The brokers that follow it, or should."""
+    isr = partition.isr
+    return [b for b in isr.document.replicas if b != isr.me.broker_id]
+
+
+def _follower(partition: Partition, broker_id: int) -> dict[str, Any]:
+    """How far a follower has said that it is, in this leader epoch; nil: it has not yet."""
+    progress = partition.isr.followers.get(broker_id)
+    if progress is None:
+        return {"broker": broker_id, "end": None, "flushed_end": None, "lag": None}
+    return {
+        "broker": broker_id,
+        "end": progress.written,
+        "flushed_end": progress.flushed,
+        "lag": max(partition.log.end_offset - progress.written, 0),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from zmqmq.core.broker.brokers import Brokers
 from zmqmq.core.broker.describe import Describing
 from zmqmq.core.broker.events import Send
 from zmqmq.core.broker.fetch import Fetching
@@ -58,6 +59,7 @@ class Front:
         topics: Topics,
         describing: Describing,
         moves: Moves,
+        brokers: Brokers,
     ) -> None:
         self.identity = identity
         self.options = options
@@ -69,6 +71,7 @@ class Front:
         self.topics = topics
         self.describing = describing
         self.moves = moves
+        self.brokers = brokers
         self.is_draining = False
         self.requests = 0
 
@@ -189,6 +192,8 @@ class Front:
                 self.describing.handle(now.ms, session, correlation, fields)
             case Api.REASSIGN | Api.ELECT:
                 self.moves.handle(now, session, api, correlation, fields)
+            case Api.CORDON:
+                self.brokers.cordon(now, session, correlation, fields)
             case Api.SUBSCRIBE:
                 raise refusal(Code.UNKNOWN_API, "this release does not push yet: use FETCH")
             case _:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
+from zmqmq.core.broker.brokers import Brokers
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.copies import Nearest
@@ -180,9 +181,12 @@ class Parts(ABC):
             self.latest,
             self.making.make_own,
         )
+        brokers = Brokers(self.image, self.outbox, self.timers, self.commits, keys)
         self.describing = Describing(
             self.catalog,
             self.image,
+            self.replicas,
+            brokers,
             self.outbox,
             self.sessions,
             self.producing,
@@ -203,6 +207,7 @@ class Parts(ABC):
             self.topics,
             self.describing,
             Moves(self.catalog, self.image, self.outbox, self.timers, self.controller),
+            brokers,
         )
         self.peer_front = PeerFront(
             identity,

@@ -1,0 +1,514 @@
+"""`zmqmq cluster` and `zmqmq verify cluster` against four brokers, as an operator runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zmqmq
+import zmqmq.aio
+from tests.e2e.broker_cluster import Running, running_cluster
+from tests.e2e.command_line import CLI, FORMATS, SECONDS, parsed
+from zmqmq.batch.decode import decode_batches
+from zmqmq.batch.encode import encode_batch
+from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, HEADER_SIZE, log_seed, stamp, unpack_header
+
+SESSION_MS = 3_000
+RACKS = {1: "a", 2: "b", 3: "c", 4: "a"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Four brokers for all tests of this module; each test leaves them up, and none drained."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_cluster(tmp_path_factory.mktemp("cluster"), RACKS) as running,
+    ):
+        patch.setenv("ZMQMQ_BROKER__BROKER__SESSION_MS", str(SESSION_MS))
+        patch.setenv("ZMQMQ_BROKER__STORAGE__RETENTION_CHECK_MS", "2s")
+        running.start(*RACKS)
+        yield running
+
+
+@pytest.fixture
+def cli(cluster: Running) -> Iterator[CLI]:
+    """The command line; afterwards no topic of the test is left."""
+    found = CLI(cluster.servers)
+    yield found
+    for topic in found.json("topics", "list")["topics"]:
+        found("topics", "delete", topic["name"], "-y")
+
+
+def topic(cli: CLI, name: str, *replicas: tuple[int, ...], records: int = 0, **config: str) -> None:
+    """A topic whose partitions are on these brokers, led by the first, with so many records."""
+    settings = [f"-c{key}={value}" for key, value in config.items()]
+    count, copies = str(len(replicas)), str(len(replicas[0]))
+    cli("topics", "create", name, "-p", count, "-r", copies, *settings)
+    for number, brokers in enumerate(replicas):
+        cli("cluster", "reassign", name, str(number), ",".join(map(str, brokers)))
+        lines = b"".join(b"%d of %d\n" % (n, number) for n in range(records))
+        if lines:
+            cli("produce", name, "-p", str(number), stdin=lines)
+
+
+def partitions(cli: CLI, name: str) -> list[dict[str, Any]]:
+    return list(cli.json("topics", "describe", name)["partitions"])
+
+
+def replicas(cli: CLI, name: str) -> list[list[int]]:
+    return [p["replicas"] for p in partitions(cli, name)]
+
+
+def brokers(cli: CLI) -> dict[int, dict[str, Any]]:
+    return {b["broker"]: b for b in cli.json("cluster", "brokers")["brokers"]}
+
+
+def until(cli: CLI, **wanted: Any) -> dict[str, Any]:
+    """The status, once it is as wanted."""
+    end = time.monotonic() + SECONDS
+    while True:
+        found: dict[str, Any] = cli.json("cluster", "status")
+        if all(found[key] == value for key, value in wanted.items()):
+            return found
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+
+
+def error(cli: CLI, *argv: str, code: int) -> str:
+    """What a command says that fails with this code."""
+    return cli(*argv, code=code).stderr.decode()
+
+
+# Looking
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_there_in_every_format(cli: CLI, form: str) -> None:
+    topic(cli, "t", (1, 2, 3), (2, 3, 4), records=10)
+    status = parsed(cli("cluster", "status", "-O", form), form)
+    listed = parsed(cli("cluster", "brokers", "-O", form), form)
+    described = parsed(cli("topics", "describe", "t", "-O", form), form)
+    if form == "table":
+        assert status[0].startswith("cluster ")
+        assert "nothing: every partition has a leader and all its replicas" in status
+        assert listed[0].split()[:6] == ["BROKER", "ADDRESS", "RACK", "VERSION", "STATE", "LEADERS"]
+        assert [line.split()[0::2][:2] for line in listed[1:]] == [
+            [str(b), RACKS[b]] for b in RACKS
+        ]
+        assert max(map(len, [*status, *listed, *described])) <= 80
+        (epoch,) = (p["leader_epoch"] for p in partitions(cli, "t")[:1])
+        assert ["0", "1", str(epoch), "1,2,3", "1,2,3", "2:0", "3:0"] in map(str.split, described)
+        return
+    assert status[0]["is_healthy"] is True
+    assert status[0]["controller"] in RACKS
+    found = listed[0]["brokers"] if form == "json" else listed
+    assert [(b["broker"], b["rack"], b["state"]) for b in found] == [
+        (number, rack, "up") for number, rack in RACKS.items()
+    ]
+    assert [b["leaders"] for b in found] == [1, 1, 0, 0]
+    assert [b["replicas"] for b in found] == [1, 2, 2, 1]
+    assert all(b["bytes"] > 0 for b in found)
+    assert [p["lag"] for p in described[0]["partitions"][0]["followers"]] == [0, 0]
+
+
+def test_the_same_words_in_python(cluster: Running, cli: CLI) -> None:
+    topic(cli, "t", (1, 2))
+    with zmqmq.connect(cluster.servers) as client:
+        client.cluster.reassign("t", 0, [2, 3])
+        until(cli, moving=[])
+        (partition,) = client.topics.describe("t").partitions
+        assert (partition.target, partition.lag) == ((2, 3), {3: 0})
+        assert client.cluster.verify("t", 0).is_equal
+        assert client.cluster.elect("t") == {}
+        with pytest.raises(zmqmq.errors.ConflictError, match="no reassignment is under way"):
+            client.cluster.cancel("t", 0)
+
+    async def ask() -> None:
+        async with await zmqmq.aio.connect(cluster.servers) as client:
+            status = await client.cluster.status()
+            assert status.is_healthy
+            assert [b.broker for b in await client.cluster.brokers()] == list(RACKS)
+            plan = await client.cluster.drain(2)
+            while not (await client.cluster.advance(plan)).is_done:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            await client.cluster.undrain(2)
+            assert (await client.cluster.verify("t", 0)).brokers[0] != 2
+
+    asyncio.run(ask())
+
+
+# Moving
+
+
+def test_a_partition_is_moved_with_what_is_in_it(cli: CLI, tmp_path: Path) -> None:
+    topic(cli, "t", (1, 2), (1, 2), records=1_000)
+
+    cli("cluster", "reassign", "t", "0", "4,3")
+
+    (first, second) = partitions(cli, "t")
+    assert (first["replicas"], first["leader"], first["isr"]) == ([4, 3], 4, [4, 3])
+    assert (first["records"], second["replicas"]) == (1_000, [1, 2])
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"moves": [{"topic": "t", "partition": 1, "replicas": [3, 4]}]}))
+    assert b"1 partition moved" in cli("cluster", "reassign", "--plan", str(plan)).stderr
+    assert replicas(cli, "t") == [[4, 3], [3, 4]]
+    assert b"nothing to move" in cli("cluster", "reassign", "t", "1", "3,4").stderr
+    assert cli("consume", "t", "-e").stdout.count(b"\n") == 2_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["reassign", "t", "0", "1,9"], 3, "there is no broker 9; there are 1, 2, 3, 4"),
+        (["reassign", "t", "0", "1,1"], 2, "t/0: replicas 1,1: give at least one broker, none"),
+        (["reassign", "t", "0", "1,x"], 2, "'x' is not a whole number"),
+        (["reassign", "t", "7", "1"], 3, "topic 't' has 1 partition; there is no 7"),
+        (["reassign", "tt", "0", "1"], 3, "there is no topic 'tt'; did you mean t?"),
+        (["reassign", "t", "0"], 2, "give TOPIC PARTITION BROKER"),
+        (["reassign", "t", "0", "--cancel"], 4, "no reassignment is under way"),
+        (["reassign", "--plan", "/nowhere.json"], 3, "/nowhere.json: no such file"),
+        (["drain", "9"], 3, "there is no broker 9; there are 1, 2, 3, 4"),
+        (["drain", "9", "--undo"], 3, "there is no broker 9; there are 1, 2, 3, 4"),
+        (["drain", "one"], 2, "'one' is not a whole number"),
+        (["drain", "1", "--at-a-time", "0"], 2, "0 is too small; the least is 1"),
+        (["status", "extra"], 2, "extra"),
+    ],
+)
+def test_what_is_wrong_is_named(cli: CLI, argv: list[str], code: int, said: str) -> None:
+    topic(cli, "t", (1, 2))
+
+    assert said in error(cli, "cluster", *argv, code=code)
+    assert replicas(cli, "t") == [[1, 2]]
+    assert all(b["state"] == "up" for b in brokers(cli).values())
+
+
+def test_a_plan_that_is_none_is_named(cli: CLI, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"moves": [{"topic": "t"}]}')
+
+    assert "is no plan (KeyError: 'partition')" in error(
+        cli, "cluster", "reassign", "--plan", str(plan), code=2
+    )
+
+
+def test_a_broker_is_drained_and_gets_its_share_again(cli: CLI) -> None:
+    topic(cli, "t", *[(1, 2, 3)] * 4, records=100)
+
+    done = cli("cluster", "drain", "1")
+
+    assert b"broker 1 is empty: it can be stopped for good" in done.stderr
+    assert all(1 not in found for found in replicas(cli, "t"))
+    assert (brokers(cli)[1]["state"], brokers(cli)[1]["replicas"]) == ("drained", 0)
+    topic_on_the_rest = cli.json("topics", "create", "u", "-p", "3")
+    assert topic_on_the_rest["replicas"] == 3
+    assert all(1 not in found for found in replicas(cli, "u"))
+    assert b"broker 1 is empty" in cli("cluster", "drain", "1").stderr, "once more is no error"
+
+    cli("cluster", "drain", "1", "--undo")
+    shown = cli("cluster", "balance", "--dry-run").stdout.decode()
+    assert brokers(cli)[1]["replicas"] == 0, "a dry run moves nothing"
+    cli("cluster", "balance", "-y")
+
+    held = {b: found["replicas"] for b, found in brokers(cli).items()}
+    assert sum(held.values()) == 21
+    # Rack a has the brokers 1 and 4: the racks b and c have a replica of everything, and must.
+    assert held == {1: 3, 2: 7, 3: 7, 4: 4} or held == {1: 4, 2: 7, 3: 7, 4: 3}
+    assert "BECOME" in shown
+    assert "nothing to move" in cli("cluster", "balance", "-y").stderr.decode()
+    led = [found["leaders"] for found in brokers(cli).values()]
+    assert max(led) - min(led) <= 1
+    assert b"7 partitions: all replicas are equal" in cli("verify", "cluster").stderr
+
+
+def test_nobody_is_asked_where_nobody_is(cli: CLI) -> None:
+    topic(cli, "t", *[(1, 2)] * 4)
+
+    assert "-y moves without asking" in error(cli, "cluster", "balance", code=2)
+    assert replicas(cli, "t") == [[1, 2]] * 4
+
+
+def test_without_room_only_leaderships_go(cli: CLI) -> None:
+    topic(cli, "t", (1, 2, 3), (2, 1, 3), (4,))
+    try:
+        for number in (4, 1):
+            done = cli("cluster", "drain", str(number))
+        assert b"broker 1 keeps 2 replicas that no other broker can take: t/0, t/1" in done.stderr
+        assert all(p["leader"] != 1 for p in partitions(cli, "t"))
+        assert replicas(cli, "t")[0] == [3, 2, 1] or replicas(cli, "t")[0] == [2, 3, 1]
+        assert brokers(cli)[1]["state"] == "draining"
+        assert "broker 1 is not empty yet" in cli("cluster", "status").stdout.decode()
+        cli("cluster", "drain", "2")
+        said = error(cli, "cluster", "drain", "3", code=4)
+        assert "broker 3 is the last that is up and takes partitions" in said
+        assert "or give broker 1 back" in said
+    finally:
+        for number in (1, 2, 4):
+            cli("cluster", "drain", str(number), "--undo")
+    assert all(b["state"] == "up" for b in brokers(cli).values())
+
+
+def test_a_drain_that_is_interrupted_goes_on(cli: CLI) -> None:
+    topic(cli, "t", *[(2, 3)] * 8, records=100)
+    try:
+        with cli.start("cluster", "drain", "2", "--at-a-time", "1") as process:
+            end = time.monotonic() + SECONDS
+            while not any(2 not in found for found in replicas(cli, "t")):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 130
+        assert b"goes on by itself" in said
+        until(cli, moving=[])
+        left = sum(2 in found for found in replicas(cli, "t"))
+        assert 0 < left < 8, "it was to be interrupted in the middle"
+        cli("cluster", "drain", "2")
+        assert all(2 not in found for found in replicas(cli, "t"))
+    finally:
+        cli("cluster", "drain", "2", "--undo")
+    assert cli("consume", "t", "-e").stdout.count(b"\n") == 800
+
+
+# What is down
+
+
+def test_a_broker_that_is_down(cluster: Running, cli: CLI) -> None:
+    topic(cli, "t", (4, 2, 3), (2, 3), records=100)
+    cluster.stop(4)
+    try:
+        status = until(cli, under_replicated=[{"topic": "t", "partition": 0}])
+        assert status["is_healthy"] is False
+        assert status["advice"][0].startswith("start broker 4; if it will not come back")
+        assert status["not_preferred"] == [{"topic": "t", "partition": 0}]
+        assert brokers(cli)[4]["state"] == "down"
+        said = error(cli, "cluster", "reassign", "t", "1", "4,3", code=2)
+        assert "broker 4 is down: it can be given no replica of t/1. Start it, or name" in said
+        said = error(cli, "cluster", "leaders", code=1)
+        assert "1 partition of 1 cannot be given back now" in said
+        done = cli("verify", "cluster", code=2)
+        assert b"broker 4 is not up" in done.stdout
+        assert b"1 partition of 2 could not be compared whole" in done.stderr
+        cli("verify", "cluster", "t", code=2)
+    finally:
+        cluster.start(4)
+    until(cli, under_replicated=[])
+    cli("cluster", "leaders", "--dry-run")
+    assert partitions(cli, "t")[0]["leader"] in (2, 3, 4)
+    cli("cluster", "leaders")
+    until(cli, not_preferred=[], is_healthy=True)
+    cli("verify", "cluster")
+
+
+def test_a_broker_that_is_lost_is_replaced(cluster: Running, cli: CLI) -> None:
+    topic(cli, "t", (3, 1, 2), records=100)
+    cluster.kill(3)
+    try:
+        until(cli, under_replicated=[{"topic": "t", "partition": 0}])
+        cli("cluster", "drain", "3")
+        assert sorted(replicas(cli, "t")[0]) == [1, 2, 4]
+        until(cli, is_healthy=False, under_replicated=[])
+        assert brokers(cli)[3]["state"] == "retired"
+        cli("cluster", "drain", "3", "--undo")
+        assert 3 not in brokers(cli), "nothing is known of it any more"
+    finally:
+        cluster.start(3)
+
+
+def test_a_move_is_given_up(cluster: Running, cli: CLI) -> None:
+    """The broker that was to take it over has stopped to answer."""
+    topic(cli, "t", (1, 2), records=100)
+    with zmqmq.connect(cluster.servers) as client:
+        target = 4 if client.cluster.status().controller == 3 else 3
+        cluster.processes[target].send_signal(signal.SIGSTOP)
+        try:
+            client.cluster.reassign("t", 0, [1, target])
+            until(cli, moving=[{"topic": "t", "partition": 0}])
+            described = cli("topics", "describe", "t").stdout.decode()
+            assert f"+{target} -2" in described
+            began = time.monotonic()
+            advice = cli.json("cluster", "status")["advice"]
+            assert time.monotonic() - began < SECONDS / 4, "it waits for who does not answer"
+            assert str(target) in advice[0]
+            cli("cluster", "reassign", "t", "0", "--cancel")
+            until(cli, moving=[])
+            assert replicas(cli, "t") == [[1, 2]]
+        finally:
+            cluster.processes[target].send_signal(signal.SIGCONT)
+    end = time.monotonic() + SECONDS
+    while len(brokers(cli)) < len(RACKS):  # one that is down and has nothing is not told
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+# Comparing
+
+
+def rewrite(folder: Path, batch: int) -> None:
+    """Put other values into one batch of a stopped broker's log; every checksum holds."""
+    (log,) = (found for found in folder.glob("logs/*/*.log") if any(found.read_bytes()))
+    name = log.parent.name
+    topic_id, number = bytes.fromhex(name.split(".")[0]), int(name.split(".")[1])
+    data = bytearray(log.read_bytes())
+    position = 0
+    for _ in range(batch):
+        position += unpack_header(data, position).size
+    header = unpack_header(data, position)
+    seed = log_seed(topic_id, number)
+    (old,) = decode_batches(bytes(data[position : position + header.size]), seed, "t", number)
+    values = [value.replace(b"of", b"OF") for value in old.values if value is not None]
+    new = encode_batch(
+        seed,
+        values,
+        keys=old.keys if any(old.keys) else None,
+        timestamp_ms=header.first_timestamp_ms,
+        producer_id=header.producer_id,
+        producer_epoch=header.producer_epoch,
+        base_sequence=header.base_sequence,
+    )
+    assert len(new) == header.size, "it would not fit in its place"
+    head = stamp(
+        header.base_offset,
+        header.size,
+        header.leader_epoch,
+        header.append_time_ms,
+        header.committed_end,
+        new[BODY_CRC_AT:BODY_AT],
+    )
+    data[position : position + header.size] = head + new[len(head) :]
+    log.write_bytes(data)
+
+
+@pytest.mark.parametrize("cleanup", ["delete", "compact"])
+def test_a_copy_that_is_another_is_found(cluster: Running, cli: CLI, cleanup: str) -> None:
+    topic(cli, "t", (1, 2, 3), cleanup=cleanup)
+    for number in range(3):
+        line = b"k%d %d of 3\n" % (number, number)
+        cli("produce", "t", "-K", " ", stdin=line)
+    assert b"1 partition: all replicas are equal" in cli("verify", "cluster", "t").stderr
+    cluster.stop(2)
+    rewrite(cluster.data(2), 1)
+    cluster.start(2)
+    until(cli, under_replicated=[])
+
+    done = cli("verify", "cluster", code=1)
+
+    assert b"t/0 differs at offset 1 between broker 1,3 and broker 2: other value" in done.stderr
+    (found,) = json.loads(cli("verify", "cluster", "-O", "json", code=1).stdout)["partitions"]
+    assert (found["difference"]["offset"], found["brokers"]) == (1, [1, 2, 3])
+    assert cli("inspect", "verify", str(cluster.data(2)), code=4), "it is in use"
+
+
+def test_replicas_that_compacted_by_themselves_are_equal_by_record(
+    cluster: Running, cli: CLI
+) -> None:
+    """Broker 3 was away while the others compacted, and has what they have no more."""
+    topic(cli, "t", (1, 2, 3), cleanup="compact", segment_bytes="4KiB", segment_ms="100")
+    produce_keys(cli, 10)
+    until(cli, under_replicated=[])
+    cluster.stop(3)
+    produce_keys(cli, 1)
+    end = time.monotonic() + SECONDS
+    while partitions(cli, "t")[0]["records"] > 500:
+        assert time.monotonic() < end, "it is not compacted"
+        time.sleep(0.2)
+    held = cli.json("inspect", "verify", str(cluster.data(3)))["logs"]
+    assert max(log["records"] for log in held) >= 1_000, "it was to be left as it was"
+    cluster.start(3)
+    until(cli, under_replicated=[])
+
+    done = cli("verify", "cluster", "t")
+
+    assert b"equal by record" in done.stdout
+    assert b"1,2,3" in done.stdout
+
+
+def produce_keys(cli: CLI, rounds: int) -> None:
+    for number in range(rounds):
+        lines = b"".join(b"k%d %d of %d\n" % (n % 7, n, number) for n in range(100))
+        cli("produce", "t", "-K", " ", stdin=lines)
+
+
+def test_what_is_written_meanwhile_does_not_differ(cluster: Running, cli: CLI) -> None:
+    """Also while the partition gets another leader, and another replica."""
+    topic(cli, "t", (1, 2, 3))
+    stop = threading.Event()
+
+    def write() -> None:
+        with zmqmq.connect(cluster.servers) as client, client.producer("t") as producer:
+            while not stop.is_set():
+                producer.send(b"x" * 1_000).result(SECONDS)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for target in ("1,2,3", "2,3,1", "4,3,2", "1,2,3"):
+            cli("cluster", "reassign", "t", "0", target)
+            (found,) = cli.json("verify", "cluster", "t")["partitions"]
+            assert found["is_equal"], found
+    finally:
+        stop.set()
+        thread.join()
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+    assert found["records"] == partitions(cli, "t")[0]["records"] > 0
+
+
+def test_logs_that_begin_elsewhere_are_compared_where_they_overlap(
+    cluster: Running, cli: CLI
+) -> None:
+    """Broker 3 was away while the others let go of the oldest records."""
+    topic(cli, "t", (1, 2, 3), segment_bytes="4KiB", retention_bytes="8KiB")
+    lines = b"".join(b"%0100d\n" % n for n in range(20))
+    for _ in range(2):
+        cli("produce", "t", stdin=lines)
+    cluster.stop(3)
+    for _ in range(10):
+        cli("produce", "t", stdin=lines)
+    end = time.monotonic() + SECONDS
+    while not partitions(cli, "t")[0]["start"]:
+        assert time.monotonic() < end, "nothing was let go"
+        time.sleep(0.2)
+    cluster.start(3)
+    until(cli, under_replicated=[])
+
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+
+    assert found["is_equal"]
+    assert found["start"] > 0
+    assert found["compared_end"] == 240
+
+
+def test_a_copy_with_a_wrong_checksum_is_not_called_equal(cluster: Running, cli: CLI) -> None:
+    """Its broker stops when it finds out, and fills the copy anew at its next start (L17)."""
+    topic(cli, "t", (1, 2, 3), records=10)
+    until(cli, under_replicated=[])
+    (log,) = (f for f in cluster.data(2).glob("logs/*/*.log") if any(f.read_bytes()))
+    at = HEADER_SIZE + 3
+    with log.open("r+b") as file:  # under a broker that runs, as a disk does it
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+    done = cli("verify", "cluster", "t", code=2)
+
+    assert b"broker 2" in done.stdout
+    assert b"is damaged at offset 0" in done.stdout
+    cluster.processes[2].communicate(timeout=SECONDS)
+    assert cluster.processes.pop(2).returncode != 0
+    cluster.start(2)
+    until(cli, is_healthy=True, under_replicated=[])
+    cli("verify", "cluster", "t")
+
+
+def test_an_unknown_topic_is_named(cli: CLI) -> None:
+    topic(cli, "orders", (1, 2))
+
+    assert "did you mean orders?" in error(cli, "verify", "cluster", "order", code=3)

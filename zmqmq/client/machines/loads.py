@@ -1,0 +1,170 @@
+"""Who holds what while a plan is made: counts that follow every move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+
+class Seat(NamedTuple):
+    """A broker."""
+
+    broker: int
+    rack: str | None
+    is_open: bool
+    """Whether it may be given replicas: it is up, and not cordoned."""
+
+
+class Placed(NamedTuple):
+    """A partition and where it is."""
+
+    topic: str
+    partition: int
+    replicas: tuple[int, ...]
+    """The preferred leader first; of one that is being moved, those that it will have."""
+    bytes: int
+    """Of one replica."""
+    is_fixed: bool = False
+    """Whether it stays as it is: it is being moved already, or nobody leads it."""
+
+
+class Loads:
+    """The brokers and partitions of a plan."""
+
+    def __init__(self, seats: Iterable[Seat], partitions: Sequence[Placed]) -> None:
+        self.partitions = partitions
+        known = {seat.broker: seat for seat in seats}
+        for placed in partitions:
+            for broker in placed.replicas:
+                known.setdefault(broker, Seat(broker, None, is_open=False))
+        brokers = sorted(known)
+        self._racks = {b: _rack_of(known[b]) for b in brokers}
+        self.open = {b: None for b in brokers if known[b].is_open}
+        self.held: dict[int, dict[int, None]] = {b: {} for b in brokers}
+        self.bytes = dict.fromkeys(brokers, 0)
+        self.led = dict.fromkeys(brokers, 0)
+        self.topics: dict[int, dict[str, int]] = {b: {} for b in brokers}
+        """Of each broker, how many replicas of a topic it has."""
+        self.replicas = [placed.replicas for placed in partitions]
+        self.movable = [i for i, placed in enumerate(partitions) if not placed.is_fixed]
+        self._fixed = {i: None for i, placed in enumerate(partitions) if placed.is_fixed}
+        for index, placed in enumerate(partitions):
+            self.led[placed.replicas[0]] += 1
+            for broker in placed.replicas:
+                self._take(index, broker)
+
+    def close(self, broker: int) -> None:
+        """It may be given nothing any more."""
+        self.open.pop(broker, None)
+        if broker not in self.held:
+            self.held[broker] = {}
+
+    def count(self, broker: int) -> int:
+        """How many replicas it has."""
+        return len(self.held[broker])
+
+    def pairs(self, load: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+        """Brokers with more and with less of it, those that differ most first."""
+        loads = {broker: load(broker) for broker in self.open}
+        found = [
+            (loads[low] - loads[high], high, low)
+            for high in loads
+            for low in loads
+            if loads[high] > loads[low]
+        ]
+        for _, high, low in sorted(found):
+            yield high, low
+
+    def by_leaders(self) -> list[int]:
+        """Open brokers, those first that are the first replica of most."""
+        return sorted(self.open, key=lambda b: (-self.led[b], b))
+
+    def led_by(self, broker: int) -> list[int]:
+        """Movable partitions of which it is the first replica."""
+        return [
+            i for i in self.held[broker] if self.replicas[i][0] == broker and i not in self._fixed
+        ]
+
+    def movable_between(self, source: int, target: int) -> list[int]:
+        """Partitions that one has and the other has not, and whose racks are none the fewer."""
+        held = self.held[target]
+        return [
+            i
+            for i in self.held[source]
+            if i not in held and i not in self._fixed and self._keeps_racks(i, source, target)
+        ]
+
+    def shares_rack(self, index: int) -> bool:
+        """Whether two replicas of a partition are in one rack."""
+        return len(self._racks_of(index)) < len(self.replicas[index])
+
+    def best_spread(self, index: int) -> tuple[int, int] | None:
+        """From where to where a replica goes to be in a rack of its own; None: there is none."""
+        racks = self._racks_of(index)
+        targets = [b for b in self.open if self._racks[b] not in racks]
+        sources = [b for b in self.replicas[index] if racks[self._racks[b]] > 1 and b in self.open]
+        if not targets or not sources:
+            return None
+        source = max(sources, key=lambda b: (self.count(b), self.bytes[b], b))
+        return source, min(targets, key=self._fullness)
+
+    def best_place(self, index: int, leaving: int) -> int | None:
+        """Which open broker takes a replica over: in a rack apart from the others if there is one,
+        then the one that has least."""
+        racks = self._racks_of(index)
+        racks[self._racks[leaving]] -= 1
+        return min(
+            (b for b in self.open if b not in self.replicas[index]),
+            key=lambda b: (racks.get(self._racks[b], 0), *self._fullness(b)),
+            default=None,
+        )
+
+    def move(self, index: int, source: int, target: int) -> None:
+        """A replica goes from one broker to another, to the same place in the order."""
+        placed, replicas = self.partitions[index], self.replicas[index]
+        self.replicas[index] = tuple(target if b == source else b for b in replicas)
+        if replicas[0] == source:
+            self.led[source] -= 1
+            self.led[target] += 1
+        del self.held[source][index]
+        self.bytes[source] -= placed.bytes
+        self.topics[source][placed.topic] -= 1
+        self._take(index, target)
+
+    def lead(self, index: int, broker: int) -> None:
+        """It becomes the first replica; the others keep their order."""
+        replicas = self.replicas[index]
+        self.led[replicas[0]] -= 1
+        self.led[broker] += 1
+        self.replicas[index] = (broker, *(b for b in replicas if b != broker))
+
+    def put_last(self, index: int, broker: int) -> None:
+        """It becomes the last replica; it is not the first."""
+        self.replicas[index] = (*(b for b in self.replicas[index] if b != broker), broker)
+
+    def _take(self, index: int, broker: int) -> None:
+        placed = self.partitions[index]
+        self.held[broker][index] = None
+        self.bytes[broker] += placed.bytes
+        topics = self.topics[broker]
+        topics[placed.topic] = topics.get(placed.topic, 0) + 1
+
+    def _fullness(self, broker: int) -> tuple[int, int, int]:
+        return self.count(broker), self.bytes[broker], broker
+
+    def _racks_of(self, index: int) -> dict[str, int]:
+        """How many replicas of a partition are in each rack."""
+        racks: dict[str, int] = {}
+        for broker in self.replicas[index]:
+            racks[self._racks[broker]] = racks.get(self._racks[broker], 0) + 1
+        return racks
+
+    def _keeps_racks(self, index: int, source: int, target: int) -> bool:
+        racks = self._racks_of(index)
+        loses = racks[self._racks[source]] == 1
+        racks[self._racks[source]] -= 1
+        return not (loses and racks.get(self._racks[target], 0) > 0)
+
+
+def _rack_of(seat: Seat) -> str:
+    return f"broker {seat.broker}" if seat.rack is None else f"rack {seat.rack}"
