@@ -29,7 +29,7 @@ def image(alone: None) -> str:  # noqa: ARG001 - before the build
 
 @pytest.fixture
 def compose(image: str) -> Iterator[Callable[..., Project]]:
-    """Makes projects out of the files in `compose/`: `compose(FILE, name, *options, VARIABLE=…)`."""
+    """Makes projects of the files in `compose/`: `compose(FILE, name, *options, VARIABLE=…)`."""
     with ExitStack() as stack:
 
         def make(file: str, name: str, *more: str, **variables: str) -> Project:
