@@ -6,6 +6,7 @@ tests/sim/schedules:
     test_isr         who is in sync, and what waits for whom: 4, 8-10, 15-17, 24, 26, 35
     test_elections   who may lead, and what a disk is worth: 11, 13, 14, 19, 27-34; mode_keeps_elr
     test_recoveries  elections that may lose something (D8, D9)
+    test_health      brokers that fail while their leases last (decision 13; not of section 9)
     test_clients     producers and coordinators over a change of the leader: 37
     test_machines    too fine for whole brokers: 25; alone_below_min, mode_hw_only,
                      round_any_fetch, round_committed_isr, stale_epoch_entry

@@ -91,7 +91,8 @@ class BrokerOptions:
     session_ms: Annotated[
         int,
         Setting(
-            "So long after the metadata store has last heard of this broker others take over.",
+            "So long after the metadata store has last heard of this broker others take over at "
+            "the latest. Most failures they find out by themselves, sooner.",
             minimum=2_000,
             maximum=300_000,
             unit="ms",

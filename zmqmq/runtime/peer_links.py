@@ -3,6 +3,9 @@
 Nothing is kept for a broker that is not connected: whoever asks hears that the link is down, and
 asks again. A socket whose connection is lost is closed, and another one made: what was on its way
 must not arrive out of a queue when the other broker is somebody else by then (zeromq.md 3.3).
+
+There are no ZMTP heartbeats. So a connection is lost only when the kernel of the other side says
+so, and who is silent is found out by PING (core/control/detector.py).
 """
 
 from __future__ import annotations
@@ -22,9 +25,8 @@ logger = logging.getLogger("zmqmq.server")
 
 SEND_QUEUE: Final = 1_000
 REOPEN_S: Final = 0.1
-HEARTBEAT_MS: Final = 1_000
-SILENCE_MS: Final = 3_000
-"""A connection on which nothing comes back for so long is lost."""
+CONNECT_MS: Final = 3_000
+"""After so long without an answer another attempt is made to connect."""
 _EVENT: Final = struct.Struct("=hi")
 _UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _DOWN: Final = int(zmq.EVENT_DISCONNECTED)
@@ -111,10 +113,8 @@ class PeerLinks:
             (zmq.IPV6, 1),
             (zmq.RECONNECT_IVL, 100),
             (zmq.RECONNECT_IVL_MAX, 1_000),
-            (zmq.CONNECT_TIMEOUT, SILENCE_MS),
-            (zmq.HANDSHAKE_IVL, SILENCE_MS),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
+            (zmq.CONNECT_TIMEOUT, CONNECT_MS),
+            (zmq.HANDSHAKE_IVL, CONNECT_MS),
         ):
             socket.setsockopt(option, value)
         link.monitor = socket.get_monitor_socket(_UP | _DOWN)
@@ -159,7 +159,7 @@ class PeerLinks:
                 self._linked(link.broker_id)
                 self._drain(link)
             elif kind == _DOWN:
-                self._lose(link, "it was closed, or is silent")
+                self._lose(link, "the other side has closed it")
 
     def _drain(self, link: _Link) -> None:
         count = 0

@@ -120,7 +120,12 @@ class Copy:
         log = self.replica.log
         if log is not self.log:
             self.log, self.is_read = log, False
-        if log is None or log.failed or log.damage:
+        if log is None or log.failed:
+            return False
+        if log.damage:
+            # What it had is as good as it was, and may yet be flushed before it is put aside.
+            if self.is_read and log.written_end == self.written:
+                self.flushed = log.flushed_end
             return False
         is_same = self.is_read and log.written_end == self.written
         if is_same and log.start_offset == self.start:

@@ -144,7 +144,16 @@ PEER_REPLIES: Final[dict[PeerApi, Schema]] = {
         **RECEIVER,
         "offset": Field("int", "the log start; the body frames together are its state", default=0),
     },
-    PeerApi.PING: {**RECEIVER},
+    PeerApi.PING: {
+        **RECEIVER,
+        "epoch": Field("int", "broker epoch of who answers", default=0),
+        "suspects": Field(
+            "list",
+            "whom it does not hear itself: [broker, broker epoch]",
+            default=(),
+            maximum=ANSWERS_MAX,
+        ),
+    },
     PeerApi.HURRY: {**RECEIVER},
 }
 

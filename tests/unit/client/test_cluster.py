@@ -196,7 +196,7 @@ class TestHome:
         world = producer.world
         producer.send()
         home = world.socket_to(1)
-        world.advance(3_000)
+        world.advance(1_000)
         assert world.take(Api.PING).socket == home
         world.advance(5_000)
 
@@ -208,8 +208,8 @@ class TestHome:
         batch = producer.send()
         home = world.socket_to(1)
         sent = world.take(Api.PRODUCE)
-        for _ in range(5):
-            world.advance(3_000)
+        for _ in range(15):
+            world.advance(1_000)
             world.answer(world.take(Api.PING), {"time_ms": START_MS})
         world.acknowledge(sent, 9)
 
@@ -220,11 +220,28 @@ class TestHome:
         producer = sending()
         world = producer.world
         producer.send()
-        world.advance(2_000)
+        world.advance(900)
         world.acknowledge(world.take(Api.PRODUCE), 0)
         world.advance(15_000)
 
         assert world.take_all(Api.PING) == []
+
+    def test_a_silent_broker_is_left_once_another_one_leads(self) -> None:
+        """And not before: a slow one may still answer."""
+        producer = sending(connect_to=2, request_timeout_ms=60_000)
+        world = producer.world
+        producer.send()
+        silent = world.take(Api.PRODUCE).socket
+        world.advance(1_000)
+        for _ in range(3):
+            tell_from(world, 2)
+        assert silent in world.open
+
+        world.leader, world.epoch = 2, 2
+        tell_from(world, 2)
+        assert silent in world.closed
+        world.advance(200)
+        assert world.broker_of(world.take(Api.PRODUCE)) == 2
 
     def test_another_broker_is_asked_when_the_home_is_silent(self) -> None:
         producer = sending(connect_to=2)
@@ -233,7 +250,7 @@ class TestHome:
         world.core.routing.refresh(world.now)
         world.advance(100)
         assert world.broker_of(world.take(Api.METADATA)) == 1
-        world.advance(6_000)
+        world.advance(3_000)
 
         assert world.broker_of(world.take(Api.METADATA)) == 2
 
@@ -242,7 +259,7 @@ class TestHome:
         world = producer.world
         producer.send()
         assert list(world.open.values()) == ["a:1"]
-        world.advance(3_000)
+        world.advance(1_000)
         assert list(world.open.values()) == ["a:1", "b:2"]
         world.greet_all()
         world.take_all(Api.METADATA)

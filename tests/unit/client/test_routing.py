@@ -137,7 +137,7 @@ class TestSeveralBrokers:
         world.brokers[2] = "b:2"
         world.core.routing.refresh(world.now)
         play(world, knowing=[], ms=5_000, among=[1])
-        world.advance(20_000)
+        world.advance(5_000)
 
         assert world.take_all(Api.METADATA) == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.scripted import Fetching, Sent, World, answer_fetch
+from tests.unit.client.scripted import START_MS, Fetching, Sent, World, answer_fetch
 from zmqmq.errors import Code, ConfigError, ProtocolError, error_to_wire, refusal
 from zmqmq.wire.apis import Api
 
@@ -137,7 +137,10 @@ def test_while_nobody_leads_a_copy_is_read_and_then_the_leader() -> None:
     assert sent.fields["copies"]
 
     world.leader, world.epoch = 3, 3
-    world.advance(2_000)
+    for _ in range(4):
+        world.advance(500)
+        for ping in world.take_all(Api.PING):
+            world.answer(ping, {"time_ms": START_MS})
     while any(s.api is Api.METADATA for s in world.sent):
         world.tell_metadata()
     answer_fetch(world, sent, {})

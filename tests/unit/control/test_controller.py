@@ -577,6 +577,61 @@ def test_d11_one_that_has_registered_again_is_not_fenced() -> None:
     assert KEYS.live(3) in world.store.now
 
 
+# Decision 13: evidence that a broker has failed
+
+
+def test_d11_the_controller_fences_whoever_has_failed() -> None:
+    world = started()
+    world[1].controller.convict(world.now, world.member(3))
+    world.settle_for(1)
+    assert KEYS.live(3) not in world.store.now
+    assert world.active == [1]
+
+
+@pytest.mark.parametrize("outcome", ["done", "lost", "away"])
+def test_d11_a_controller_that_has_failed_is_deposed_by_whoever_finds_out(outcome: str) -> None:
+    world = started()
+    failed = world.member(1)
+    for broker_id in (2, 3):
+        world[broker_id].controller.convict(world.now, failed)
+        assert len(world[broker_id].pending) == 1
+    world[2].answer(outcome)
+    world[3].answer("away")
+    for _ in range(3):  # as brokers do while the evidence stands
+        world.settle_for(1)
+        for broker_id in (2, 3):
+            world[broker_id].controller.convict(world.now, failed)
+    world.settle_for(1)
+    assert KEYS.live(1) not in world.store.now
+    assert world.active in ([2], [3])
+    assert world.document().leader in (world.member(2), world.member(3))
+
+
+def test_d11_without_an_office_nobody_else_can_be_fenced() -> None:
+    world = started()
+    world[2].controller.convict(world.now, world.member(3))
+    assert not world[2].pending
+
+
+def test_d11_a_deposed_run_does_not_take_its_next_one_along() -> None:
+    """The evidence is about a run: the guards hold for that one alone."""
+    world = started()
+    failed = world.member(1)
+    world[1].lose()
+    world[1].controller.unregistered(world.now)
+    world[1].register()
+    world[1].follow()
+    world[1].answer()
+    world[1].follow()
+    assert world[1].controller.is_active
+    world[2].controller.convict(world.now, failed)
+    while world[2].pending:
+        world[2].answer()
+    world.settle()
+    assert KEYS.live(1) in world.store.now
+    assert world.active == [1]
+
+
 # Topics that were left half done (C12)
 
 

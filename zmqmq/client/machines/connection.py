@@ -10,7 +10,8 @@ broker knows a socket by a routing id that no reply reaches any more once TCP ha
 (zeromq.md 3.3, pitfalls 7 to 10).
 
 A broker that owes answers and says nothing for a while is sent a PING: one that is paused, or cut
-off without a word, is found out in seconds, however long the requests themselves may take.
+off without a word, is found out in seconds, however long the requests themselves may take. It is
+left as soon as METADATA says that it leads nothing any more (routing.py), else after a while.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ CALLS_MAX: Final = 4_096
 REQUESTS_IN_FLIGHT_MAX: Final = 64
 """Requests that were sent and are not answered: as many as the socket's queue takes."""
 GREETING_TIMEOUT: Final = 3 * SECOND
-SILENCE_MAX: Final = 3 * SECOND
+SILENCE_MAX: Final = SECOND
 """A broker that owes an answer and is not heard for so long is asked whether it is there."""
 PROBE_TIMEOUT: Final = 5 * SECOND
 """How long it may take to say so."""
@@ -174,11 +175,16 @@ class Connection:
         """How many attempts in a row have come to nothing; 0 once the broker has answered."""
         return self._backoff.failures
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the broker owes an answer, was asked whether it is there, and said nothing."""
+        return self.phase is Phase.READY and self._probed_at > self._heard_at
+
     def is_sound(self, now: int) -> bool:
         """Whether it is ready, and nothing speaks for asking another broker instead."""
         return (
             self.phase is Phase.READY
-            and self._probed_at <= self._heard_at
+            and not self.is_silent
             and self._doubted_until <= now
             and not self._is_leaving
         )
@@ -407,7 +413,7 @@ class Connection:
     def _take_probe(self, now: int, answer: Reply | Failure) -> None:
         if isinstance(answer, Reply):
             self._take_ping(now, answer)
-        elif self.phase is Phase.READY and self._probed_at > self._heard_at:
+        elif self.is_silent:
             self.drop(now, "PING was not answered, nor anything else")
 
     def _probe_at(self) -> int:

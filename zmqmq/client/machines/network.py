@@ -126,6 +126,19 @@ class Network:
             if connection.broker == broker:
                 connection.prefer_others(now)
 
+    def has_silent(self) -> bool:
+        """Whether a broker owes answers, and does not say either that it is there."""
+        return any(connection.is_silent for connection in self.connections.values())
+
+    def leave_silent(self, now: int, leaders: Collection[int | None]) -> None:
+        """Give up connections to silent brokers that are none of these: what was asked there is
+        to be asked elsewhere."""
+        for connection in self.connections.values():
+            if connection.is_silent and connection.broker not in leaders:
+                socket = connection.socket
+                connection.drop(now, "PING was not answered, and others lead by now")
+                self._forget_closed(socket, connection)
+
     def request_any(
         self, now: int, api: Api, fields: Fields, deadline: int, on_answer: OnAnswer
     ) -> None:

@@ -1,8 +1,8 @@
 """What METADATA said: each topic's id, the leader of each partition, where the brokers are.
 
-Asks again when somebody met a broker that is no longer the leader, or does not reach it, when a
-topic is not known yet, and every minute. One request at a time, with back-off, so that a thousand
-partitions that lose their leader together make one request.
+Asks again when somebody met a broker that is no longer the leader, does not reach it or hears
+nothing of it, when a topic is not known yet, and every minute. One request at a time, with
+back-off, so that a thousand partitions that lose their leader together make one request.
 
 Any broker may answer, and one that lags tells of the past. So of each partition the highest leader
 epoch counts that any broker has told of, and a topic is another one, or gone, only when that was
@@ -33,7 +33,7 @@ from zmqmq.wire.apis import ENTRIES_MAX, Api
 from zmqmq.wire.schema import malformed, row
 
 REFRESH_EVERY: Final = 60 * SECOND
-ANSWER_TIMEOUT: Final = 4 * SECOND
+ANSWER_TIMEOUT: Final = 2 * SECOND
 """After so long another broker is asked. A little longer than it takes to find out that the first
 one is silent (connection.py)."""
 CALM_AFTER: Final = 5 * SECOND
@@ -223,6 +223,8 @@ class Routing:
 
     def handle_time(self, now: int) -> None:
         """Ask if it is time."""
+        if self._network.has_silent():
+            self.refresh(now)  # others may lead by now what it led
         if self._is_asking or now < self._ask_at or not self._wanted:
             return
         self._is_asking = True
@@ -248,7 +250,9 @@ class Routing:
             has_gaps = self._read(now, answer)
         except (ProtocolError, KeyError, TypeError, ValueError, WireError):
             has_gaps = True  # what is nonsense is not taken, and others are asked
-        if has_gaps:
+        leaders = {leader for topic in self.topics.values() for leader in topic.leaders}
+        self._network.leave_silent(now, leaders)
+        if has_gaps or self._network.has_silent():
             self._ask_at = now + self._backoff.next_delay()
         else:
             if now - self._disturbed_at > CALM_AFTER:

@@ -132,6 +132,7 @@ class Broker(Parts):
                 self.membership.lost(now, reason)
             case PeerLinked(broker_id, is_up):
                 self.peers.linked(broker_id, is_up=is_up)
+                self.health.linked(broker_id, is_up=is_up)
                 self.following.linked(broker_id, is_up=is_up)
                 self.following.pump(now)
             case _:
@@ -373,6 +374,7 @@ class Broker(Parts):
         self.leading.tick(now)
         self.following.tick(now)
         self.membership.tick(now)
+        self.health.tick(now)
         self.controller.tick(now)
         self.making.tick(now)
         self.damage.look(now)

@@ -18,6 +18,7 @@ from zmqmq.core.broker.fetch import Fetching
 from zmqmq.core.broker.flushing import Flushing
 from zmqmq.core.broker.following import Following
 from zmqmq.core.broker.front import Front
+from zmqmq.core.broker.health import Health
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.latest import Latest
 from zmqmq.core.broker.leading import Leading
@@ -149,6 +150,7 @@ class Parts(ABC):
         self.controller = Controller(
             identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
         )
+        self.health = Health(self.image, identity, self.peers, self.controller)
 
     def _build_service(
         self, keys: KeySpace, topic_defaults: TopicConfig, draw_id: Callable[[], bytes]
@@ -210,6 +212,7 @@ class Parts(ABC):
             self.replicas,
             self.leading,
             self.following,
+            self.health,
         )
 
     # What parts tell

@@ -10,6 +10,7 @@ from typing import Final
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.following import Following
+from zmqmq.core.broker.health import Health
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.leading import Leading
 from zmqmq.core.broker.outbox import Outbox
@@ -46,6 +47,7 @@ class PeerFront:
         replicas: Replicas,
         leading: Leading,
         following: Following,
+        health: Health,
     ) -> None:
         self._identity = identity
         self._catalog = catalog
@@ -54,6 +56,7 @@ class PeerFront:
         self._replicas = replicas
         self._leading = leading
         self._following = following
+        self._health = health
         self.rejected = 0
         """Messages that were not what they should be."""
 
@@ -96,7 +99,8 @@ class PeerFront:
                 self._state(route, correlation, fields)
             case PeerApi.PING:
                 _, _, epoch = _read_ping(fields)
-                self._outbox.answer_peer(route, api, correlation, {"to": epoch})
+                answer = {"to": epoch, **self._health.reply()}
+                self._outbox.answer_peer(route, api, correlation, answer)
             case PeerApi.HURRY:
                 _, broker, epoch = _read_hurry(fields)
                 self._leading.hurried(Member(broker, epoch))

@@ -55,6 +55,13 @@ class Peers:
         else:
             self._linked.pop(broker_id, None)
 
+    def relink(self, broker_id: int) -> None:
+        """Give the connection up, and make another one."""
+        address = self._addresses.get(broker_id)
+        if address is not None:
+            self._linked.pop(broker_id, None)
+            self._outbox.emit(LinkPeer(broker_id, address))
+
     def is_linked(self, broker_id: int) -> bool:
         """Whether there is a connection."""
         return broker_id in self._linked

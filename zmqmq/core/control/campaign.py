@@ -12,7 +12,7 @@ from zmqmq.core.control.commits import Begin, Moment, Pause
 from zmqmq.core.control.image import Image
 from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import OWN_LEASE, Commit, If, Put, StoreError
+from zmqmq.core.meta.store import OWN_LEASE, Commit, Delete, If, Op, Put, StoreError
 from zmqmq.core.meta.values import ControllerDocument
 
 
@@ -50,27 +50,41 @@ class Campaign:
     def run(self, now: Moment) -> None:
         """Stand for it if there is none."""
         me, image = self.me, self._image
-        if not self.pause.is_over(now):
+        if me is None or image.controller is not None:
             return
-        if (
-            me is None
-            or image.controller is not None
-            or self._is_asking
-            or image.revision < max(self._asked_revision, me.broker_epoch)  # (C11)
-            or image.broker(self._broker_id).is_shutting_down
-        ):
+        if image.revision < me.broker_epoch:  # (C11)
+            return
+        if image.broker(self._broker_id).is_shutting_down:
             return
         document = ControllerDocument(broker_id=me.broker_id, broker_epoch=me.broker_epoch)
         key = self._keys.controller
+        self._ask(now, me, [Put(key, document.encode(), OWN_LEASE)], [If(key, "create", "==", 0)])
+
+    def depose(self, now: Moment, member: Member) -> None:
+        """Take the office from this run of a broker, if it has it, and fence it (D11): it has
+        failed, and its lease would keep both for as long as that lasts."""
+        me, controller = self.me, self._image.controller
+        if me is None or controller is None:
+            return
+        holder = Member(controller.document.broker_id, controller.document.broker_epoch)
+        if holder != member:
+            return
+        office, live = self._keys.controller, self._keys.live(member.broker_id)
+        conditions = [
+            If(office, "create", "==", controller.epoch),
+            If(live, "create", "==", member.broker_epoch),
+        ]
+        self._ask(now, me, [Delete(office), Delete(live)], conditions)
+
+    def _ask(self, now: Moment, me: Member, ops: list[Op], conditions: list[If]) -> None:
+        """One commit at a time, by a run that is registered, and as soon as what became of the
+        last one can be seen."""
+        is_seen = self._image.revision >= self._asked_revision
+        if self._is_asking or not is_seen or not self.pause.is_over(now):
+            return
         self._is_asking = True
-        self._begin(
-            [Put(key, document.encode(), OWN_LEASE)],
-            [
-                If(key, "create", "==", 0),
-                If(self._keys.live(me.broker_id), "create", "==", me.broker_epoch),
-            ],
-            self._answered,
-        )
+        mine = If(self._keys.live(me.broker_id), "create", "==", me.broker_epoch)
+        self._begin(ops, [*conditions, mine], self._answered)
 
     def _answered(self, now: Moment, outcome: Commit | StoreError) -> None:
         self._is_asking = False

@@ -233,6 +233,16 @@ class Controller:
         self._run(now, term)
         return True
 
+    def convict(self, now: Moment, member: Member) -> None:
+        """There is evidence that this run of a broker has failed: fence it, if we may.
+
+        Without an office only who has one can be fenced: or nobody would fence the controller.
+        """
+        if self._term is not None:
+            self.fence(now, member.broker_id)
+        else:
+            self._campaign.depose(now, member)
+
     def reassign(self, now: Moment, place: Place, target: tuple[int, ...], then: Answer) -> None:
         """Move a partition to these brokers (C9); `then` is told that it has begun."""
         known = self._image.partitions.get(place)
