@@ -132,9 +132,9 @@ class PeerLinks:
             return
         link.look_up = None
         link.trouble = ""
-        family, *_, where = found[0]
-        bracketed = f"[{where[0]}]" if family == socket.AF_INET6 else where[0]
-        self._connect(link, f"tcp://{bracketed}:{where[1]}")
+        where = cast("str", found[0][4][0])
+        bracketed = f"[{where}]" if ":" in where else where
+        self._connect(link, f"tcp://{bracketed}:{port}")
 
     def _connect(self, link: _Link, endpoint: str) -> None:
         dealer = link.socket = self._context.socket(zmq.DEALER)
