@@ -127,3 +127,14 @@ def test_its_health_is_the_brokers(image: str, volume: str) -> None:
     until(lambda: has("unhealthy"), "unhealthy")
     docker("kill", "--signal", "CONT", volume)
     until(lambda: has("healthy"), "healthy again")
+
+
+@pytest.mark.usefixtures("volume")
+def test_a_name_that_nobody_knows_holds_up_no_client(image: str) -> None:
+    """A server that is down may have none, and here is no name server that answers."""
+    start(image)
+    address = inspected("{{.NetworkSettings.Networks.bridge.IPAddress}}")
+    servers = f"nosuch.example:5755,{address}:5755"
+    began = time.monotonic()
+    docker("run", "--rm", "--dns", "192.0.2.53", image, "ping", "--timeout", "20s", "-s", servers)
+    assert time.monotonic() - began < 20
