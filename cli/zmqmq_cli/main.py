@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "produce": ("zmqmq_cli.produce", "Send lines of files or stdin, a record each."),
     "consume": ("zmqmq_cli.consume", "Print records."),
     "overview": ("zmqmq_cli.overview", "Show topics, partitions, offsets, groups and their lag."),
+    "ping": ("zmqmq_cli.ping", "Ask a broker whether it serves."),
     "cluster": (
         "zmqmq_cli.cluster",
         "Show the cluster; move partitions and leaders between brokers.",

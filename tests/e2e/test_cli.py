@@ -141,6 +141,31 @@ def test_overview_in_every_format(cli: CLI, form: str) -> None:
     assert sum(line["offset"] for line in offsets) == 1
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_ping_in_every_format(cli: CLI, form: str) -> None:
+    lines = parsed(cli("ping", "-O", form), form)
+    if form == "table":
+        assert lines[0].split() == ["MS"]
+        assert 0 < float(lines[1]) < SECONDS * 1000
+    else:
+        assert 0 < lines[0]["ms"] < SECONDS * 1000
+
+
+def test_ping_of_a_broker_that_does_not_answer(tmp_path: Path) -> None:
+    """As health checks see it: frozen is as bad as gone."""
+    process, address = start_broker(tmp_path / "data")
+    cli = CLI(address)
+    try:
+        cli.process("ping")
+        process.send_signal(signal.SIGSTOP)
+        cli.process("ping", "--timeout", "500ms", code=6)
+        process.send_signal(signal.SIGCONT)
+        cli.process("ping")
+    finally:
+        assert stop(process) == 0
+    cli.process("ping", "--timeout", "500ms", code=6)
+
+
 # Records as they are
 
 

@@ -152,7 +152,7 @@ def recover_missing(patch: Patch) -> None:
     patch.setattr(recoveries, "recovery_members", members)
 
 
-@mutant("D8", schedules=["a_recovery_takes_the_longest"], seeds=[1])
+@mutant("D8", schedules=["a_recovery_takes_the_longest"], seeds=[128])
 def recover_any(patch: Patch) -> None:
     """Any of the last members leads."""
     flagged = elections._flagged

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pytest
 import zmq
 
 from zmqmq.runtime.peer_links import PeerLinks
@@ -16,6 +19,7 @@ class World:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.context = context
+        self.loop = asyncio.get_running_loop()
         self.up: list[int] = []
         self.down: list[int] = []
         self.refused: list[int] = []
@@ -23,7 +27,7 @@ class World:
         self.bursts = 0
         self.links = PeerLinks(
             context,
-            asyncio.get_running_loop(),
+            self.loop,
             self.up.append,
             self.down.append,
             self.refused.append,
@@ -42,15 +46,15 @@ class World:
     @contextmanager
     def peer(self, port: int = 0) -> Iterator[tuple[zmq.Socket[bytes], int]]:
         """Another broker's listener."""
-        socket = self.context.socket(zmq.ROUTER)
-        socket.linger = 0
-        socket.rcvtimeo = 10_000
+        router = self.context.socket(zmq.ROUTER)
+        router.linger = 0
+        router.rcvtimeo = 10_000
         try:
-            socket.bind(f"tcp://127.0.0.1:{port or '*'}")
-            endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            yield socket, int(str(endpoint).rpartition(":")[2])
+            router.bind(f"tcp://127.0.0.1:{port or '*'}")
+            endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+            yield router, int(str(endpoint).rpartition(":")[2])
         finally:
-            socket.close()
+            router.close()
 
 
 def on_loop(work: Callable[[World], object]) -> None:
@@ -128,5 +132,56 @@ def test_an_address_that_is_none_does_not_stop_the_broker() -> None:
         world.links.link(2, "not an address")
         await asyncio.sleep(0.2)
         assert not world.up
+
+    on_loop(work)
+
+
+def test_a_name_that_nobody_knows_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a container that is down, in a network whose name server does not answer."""
+
+    async def work(world: World) -> None:
+        answered = asyncio.Event()
+        find = world.loop.getaddrinfo
+
+        async def slowly(host: str, port: int, **options: int) -> Any:
+            if host == "b3.example":
+                await answered.wait()
+                host = "127.0.0.1"
+            return await find(host, port, **options)
+
+        monkeypatch.setattr(world.loop, "getaddrinfo", slowly)
+        with world.peer() as (_, first), world.peer() as (_, second):
+            world.links.link(3, f"b3.example:{second}")
+            world.links.link(2, f"127.0.0.1:{first}")
+            await world.until(lambda: world.up == [2])
+            answered.set()
+            await world.until(lambda: world.up == [2, 3])
+            answered.clear()
+            world.links.link(3, f"b3.example:{second}")
+            await asyncio.sleep(0.05)
+            world.links.close()
+            answered.set()
+            await asyncio.sleep(0.3)
+            assert world.up == [2, 3]
+
+    on_loop(work)
+
+
+def test_a_name_is_looked_up_again_for_each_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(world: World) -> None:
+        places = iter([socket.gaierror("unknown"), "127.0.0.9", "127.0.0.1"])
+        find = world.loop.getaddrinfo
+
+        async def moving(host: str, port: int, **options: int) -> Any:
+            assert host == "b2.example"
+            place = next(places)
+            if isinstance(place, OSError):
+                raise place
+            return await find(place, port, **options)
+
+        monkeypatch.setattr(world.loop, "getaddrinfo", moving)
+        with world.peer() as (_, port):
+            world.links.link(2, f"b2.example:{port}")
+            await world.until(lambda: world.up == [2])
 
     on_loop(work)

@@ -16,6 +16,7 @@ import struct
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import Final, Protocol, cast
 
@@ -38,7 +39,7 @@ from zmqmq.client.machines.effects import (
     Transmit,
 )
 from zmqmq.client.machines.producer import Producer
-from zmqmq.client.servers import endpoint_of
+from zmqmq.client.servers import endpoint_of, look_up
 from zmqmq.errors import ClosedError, DisconnectedError, UsageError
 
 BURST: Final = 64
@@ -346,13 +347,19 @@ class Driver:
         wire = self._wires[number] = _Wire(number, socket, monitor)
         self._loop.add_reader(wire.descriptors[0], self._drain, wire)
         self._loop.add_reader(wire.descriptors[1], self._drain_monitor, wire)
+        look_up(self._loop, address, partial(self._connect, wire))
+
+    def _connect(self, wire: _Wire, address: str | None) -> None:
+        if address is None or self._wires.get(wire.number) is not wire:
+            self._link(wire, Link.UNKNOWN)  # ignored if the wire was given up meanwhile
+            return
         try:
-            socket.connect(endpoint_of(address))
+            wire.socket.connect(endpoint_of(address))
         except zmq.ZMQError as error:
             logger.warning("cannot connect to %s: %s", address, error)
             self._loop.call_soon(self._link, wire, Link.REFUSED)
         self._loop.call_soon(self._drain_monitor, wire)  # an edge may be gone already
-        self._sent_on[number] = wire
+        self._sent_on[wire.number] = wire
 
     def _close_wire(self, wire: _Wire) -> None:
         del self._wires[wire.number]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ipaddress
+import logging
 import re
-from collections.abc import Iterable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from zmqmq.errors import ConfigError
@@ -12,6 +18,8 @@ DEFAULT_PORT: Final = 5755
 DEFAULT_SERVER: Final = f"127.0.0.1:{DEFAULT_PORT}"
 ENVIRONMENT: Final = "ZMQMQ_SERVERS"
 SERVERS_MAX: Final = 64
+
+logger = logging.getLogger("zmqmq.client")
 
 _ADDRESS: Final = re.compile(
     r"(?:zmqmq://)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?/?\Z"
@@ -59,3 +67,35 @@ def parse_server(address: str) -> str:
 def endpoint_of(address: str) -> str:
     """What a ZeroMQ socket connects to."""
     return f"tcp://{address}"
+
+
+def look_up(
+    loop: asyncio.AbstractEventLoop, address: str, found: Callable[[str | None], None]
+) -> None:
+    """Call back on the loop with the address of a host instead of its name, or None.
+
+    At once where there is no name, else from a thread that nobody waits for. libzmq would look
+    names up in the one thread that serves all sockets, and one that no name server answers for
+    holds that up for many seconds.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        threading.Thread(target=_look_up, args=(loop, host, port, found), daemon=True).start()
+    else:
+        found(address)
+
+
+def _look_up(
+    loop: asyncio.AbstractEventLoop, host: str, port: str, found: Callable[[str | None], None]
+) -> None:
+    numeric = None
+    try:
+        first = str(socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4][0])
+        numeric = f"[{first}]:{port}" if ":" in first else f"{first}:{port}"
+    except (OSError, ValueError) as error:
+        logger.warning("cannot connect to %s:%s: %s", host, port, error)
+    with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+        loop.call_soon_threadsafe(found, numeric)

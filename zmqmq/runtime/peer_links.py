@@ -4,6 +4,10 @@ Nothing is kept for a broker that is not connected: whoever asks hears that the 
 asks again. A socket whose connection is lost is closed, and another one made: what was on its way
 must not arrive out of a queue when the other broker is somebody else by then (zeromq.md 3.3).
 
+Names are looked up here, anew for each attempt: a broker may come back somewhere else. libzmq would
+do it in the one thread that serves all sockets, and a name that no name server answers for, as that
+of a container that is down, would hold up everybody for many seconds.
+
 There are no ZMTP heartbeats. So a connection is lost only when the kernel of the other side says
 so, and who is silent is found out by PING (core/control/detector.py).
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -25,24 +30,29 @@ logger = logging.getLogger("zmqmq.server")
 
 SEND_QUEUE: Final = 1_000
 REOPEN_S: Final = 0.1
+RETRY_S: Final = 0.5
+"""Until the next attempt, after one that failed."""
 CONNECT_MS: Final = 3_000
 """After so long without an answer another attempt is made to connect."""
 _EVENT: Final = struct.Struct("=hi")
 _UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _DOWN: Final = int(zmq.EVENT_DISCONNECTED)
-_REFUSED: Final = int(zmq.EVENT_CLOSED)
+_FAILED: Final = int(zmq.EVENT_CONNECT_RETRIED)
 _MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
 
 class _Link:
     """One broker, and the socket of now."""
 
-    __slots__ = ("address", "broker_id", "is_up", "monitor", "socket")
+    __slots__ = ("address", "broker_id", "is_up", "look_up", "monitor", "socket", "trouble")
 
     def __init__(self, broker_id: int, address: str) -> None:
         self.broker_id = broker_id
         self.address = address
         self.is_up = False
+        self.trouble = ""
+        """What was said last about its address."""
+        self.look_up: asyncio.Task[None] | None = None
         self.socket: zmq.Socket[bytes] | None = None
         self.monitor: zmq.Socket[bytes] | None = None
 
@@ -105,39 +115,59 @@ class PeerLinks:
         self._links.clear()
 
     def _open(self, link: _Link) -> None:
-        if self._links.get(link.broker_id) is not link or link.socket is not None:
+        is_idle = link.socket is None and link.look_up is None
+        if is_idle and self._links.get(link.broker_id) is link:
+            link.look_up = self._loop.create_task(self._find(link))
+
+    async def _find(self, link: _Link) -> None:
+        host, _, port = link.address.rpartition(":")
+        try:
+            found = await self._loop.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM
+            )
+        except (OSError, ValueError) as error:
+            link.look_up = None
+            if str(error) != link.trouble:
+                link.trouble = str(error)
+                logger.error("cannot connect to broker %s at %s: %s", *link.place, error)
+            self._loop.call_later(RETRY_S, self._open, link)
             return
-        socket = link.socket = self._context.socket(zmq.DEALER)
+        link.look_up = None
+        link.trouble = ""
+        where = cast("str", found[0][4][0])
+        bracketed = f"[{where}]" if ":" in where else where
+        self._connect(link, f"tcp://{bracketed}:{port}")
+
+    def _connect(self, link: _Link, endpoint: str) -> None:
+        dealer = link.socket = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, SEND_QUEUE),
             (zmq.RCVHWM, 0),  # what was asked for bounds it
             (zmq.IMMEDIATE, 1),
             (zmq.IPV6, 1),
-            (zmq.RECONNECT_IVL, 100),
-            (zmq.RECONNECT_IVL_MAX, 1_000),
             (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HANDSHAKE_IVL, CONNECT_MS),
         ):
-            socket.setsockopt(option, value)
-        link.monitor = socket.get_monitor_socket(_UP | _DOWN | _REFUSED)
-        self._loop.add_reader(cast("int", socket.fd), self._drain, link)
+            dealer.setsockopt(option, value)
+        link.monitor = dealer.get_monitor_socket(_UP | _DOWN | _FAILED)
+        self._loop.add_reader(cast("int", dealer.fd), self._drain, link)
         self._loop.add_reader(cast("int", link.monitor.fd), self._look, link)
-        try:
-            socket.connect(f"tcp://{link.address}")
-        except zmq.ZMQError as error:
-            logger.error("cannot connect to broker %s at %s: %s", *link.place, error)
+        dealer.connect(endpoint)
         self._loop.call_soon(self._look, link)
 
     def _shut(self, link: _Link) -> None:
-        socket, monitor = link.socket, link.monitor
+        if link.look_up is not None:
+            link.look_up.cancel()
+            link.look_up = None
+        dealer, monitor = link.socket, link.monitor
         link.socket = link.monitor = None
-        if socket is None or monitor is None:
+        if dealer is None or monitor is None:
             return
-        for each in (socket, monitor):
+        for each in (dealer, monitor):
             self._loop.remove_reader(cast("int", each.fd))
-        socket.disable_monitor()
-        socket.close(linger=0)
+        dealer.disable_monitor()
+        dealer.close(linger=0)
         monitor.close(linger=0)
 
     def _lose(self, link: _Link, why: str) -> None:
@@ -163,7 +193,9 @@ class PeerLinks:
                 self._drain(link)
             elif kind == _DOWN:
                 self._lose(link, "the other side has closed it")
-            elif kind == _REFUSED:
+            elif kind == _FAILED:
+                self._shut(link)
+                self._loop.call_later(RETRY_S, self._open, link)
                 self._refused(link.broker_id)
 
     def _drain(self, link: _Link) -> None:

@@ -48,6 +48,7 @@ class Link(enum.Enum):
 
     CONNECTED = "connected"
     REFUSED = "refused or unreachable"
+    UNKNOWN = "its name is not known"
     BAD_HANDSHAKE = "connected, but the peer does not speak ZeroMQ"
     LOST = "connection lost"
 
