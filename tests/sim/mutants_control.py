@@ -93,7 +93,7 @@ def elect_who_stops(patch: Patch) -> None:
     patch.setattr(KnownBroker, "is_shutting_down", property(always(False)))
 
 
-@mutant("C9", schedules=["schedule_31"], seeds=[3])
+@mutant("C9", schedules=["schedule_31"], seeds=[173])
 def reassigned_at_once(patch: Patch) -> None:
     """A reassignment lets go of the old replicas before the new ones have caught up."""
 
