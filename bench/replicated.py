@@ -31,6 +31,12 @@ from zmqmq.errors import ZmqmqError
 TOPIC: Final = "replicated"
 IN_SYNC_SECONDS: Final = 60
 PACE_SECONDS: Final = 0.002
+SIGNALS: Final = {
+    "leader": signal.SIGKILL,
+    "follower": signal.SIGKILL,
+    "frozen": signal.SIGSTOP,
+    "stopped": signal.SIGTERM,
+}
 BATCH: Final = 1_000
 
 
@@ -190,14 +196,15 @@ class Sender(threading.Thread):
         return max(b - a for a, b in itertools.pairwise(times) if b > since)
 
 
-def failover(kills: int, followers: int, freezes: int) -> None:
+def failover(kills: int, followers: int, freezes: int, stops: int) -> None:
     """Prints the gap of each round, and for each kind the median and the longest."""
     with cluster() as three, zmqmq.connect(three.servers) as client:
         three.create(client, 1)
         sender = Sender(three.servers)
         sender.start()
         sender.await_more(500)
-        for kind, count in (("leader", kills), ("follower", followers), ("frozen", freezes)):
+        kinds = {"leader": kills, "follower": followers, "frozen": freezes, "stopped": stops}
+        for kind, count in kinds.items():
             gaps = [_round(three, client, sender, kind) for _ in range(count)]
             if gaps:
                 row = {"kind": kind, "rounds": count, "median_s": statistics.median(gaps)}
@@ -219,7 +226,7 @@ def _round(three: Cluster, client: zmqmq.Client, sender: Sender, kind: str) -> f
         victim = next(b for b in partition.replicas if b != partition.leader)
     assert victim is not None
     began = time.monotonic()
-    three.signal(victim, signal.SIGSTOP if kind == "frozen" else signal.SIGKILL)
+    three.signal(victim, SIGNALS[kind])
     time.sleep(6 if kind == "frozen" else 1.5)
     sender.await_more(100)
     gap = round(sender.longest_gap(began), 3)
@@ -243,6 +250,7 @@ def main() -> None:
     over.add_argument("--kills", type=int, default=30, help="of the leader (30)")
     over.add_argument("--followers", type=int, default=5, help="kills of a follower (5)")
     over.add_argument("--freezes", type=int, default=5, help="of the leader (5)")
+    over.add_argument("--stops", type=int, default=6, help="of the leader, cleanly (6)")
     options = vars(parser.parse_args())
     command = options.pop("command")
     (throughput if command == "throughput" else failover)(**options)

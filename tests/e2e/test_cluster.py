@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +103,26 @@ def test_nobody_waits_for_the_session_of_one_that_was_killed_or_frozen(cluster: 
                 cluster.kill(victim)
                 cluster.start(victim)
             until_in_sync(client)
+
+
+def test_a_rolling_restart_is_no_error_to_an_idempotent_producer(cluster: Running) -> None:
+    """Each of the three in turn, while records are sent one after the other."""
+    with replicated(cluster) as client, client.producer("t", linger_ms=0) as producer:
+        longest = 0.0
+        sent = 0
+        for number in (1, 2, 3):
+            restart = threading.Thread(target=lambda n=number: (cluster.stop(n), cluster.start(n)))
+            restart.start()
+            while restart.is_alive():
+                began = time.monotonic()
+                producer.send(b"%d" % sent, partition=sent % 3).result(SECONDS)
+                longest = max(longest, time.monotonic() - began)
+                sent += 1
+            restart.join()
+            until_in_sync(client)
+        assert {int(value) for value in values_in(client)} == set(range(sent))
+        assert len(values_in(client)) == sent
+        assert longest < 5, "measured, it is a tenth of a second"
 
 
 def test_a_broker_that_stops_hands_over_first(cluster: Running) -> None:
