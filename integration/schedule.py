@@ -1,0 +1,57 @@
+"""Schedules: drawn from a seed before anything runs, so that they can be printed and repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from integration.faults import ALL, KINDS, Planned, takes_of
+
+PACE_MS: Final = (500, 5_000)
+"""So far apart faults begin."""
+LAST_MS: Final = (500, 7_000)
+"""So long they last: often when the next has begun already."""
+GAP_MS: Final = 1_500
+"""Between two that need the same part of a node."""
+TRIES_MAX: Final = 50
+
+
+def draw(
+    seed: int,
+    count: int,
+    brokers: Sequence[str],
+    members: Sequence[str],
+    kinds: Sequence[str] = tuple(KINDS),
+) -> list[Planned]:
+    """So many faults. Every kind comes before any comes again."""
+    random = Random(f"schedule/{seed}")
+    taken: dict[tuple[str, str], int] = {}
+    plans: list[Planned] = []
+    deck: list[str] = []
+    at = 0
+    while len(plans) < count:
+        if not deck:
+            deck = list(kinds)
+            random.shuffle(deck)
+        kind = deck.pop()
+        at += random.randrange(*PACE_MS)
+        for _ in range(TRIES_MAX):
+            plan = _draw_one(random, at, kind, brokers, members)
+            takes = takes_of(plan, brokers, members)
+            if all(taken.get(part, 0) <= at for part in takes):
+                break
+            at += random.randrange(*PACE_MS) // 2
+        else:
+            continue
+        taken |= dict.fromkeys(takes, at + plan.duration_ms + GAP_MS)
+        plans.append(plan)
+    return plans
+
+
+def _draw_one(
+    random: Random, at: int, kind: str, brokers: Sequence[str], members: Sequence[str]
+) -> Planned:
+    fault = KINDS[kind]
+    target = ALL if fault.on_all else random.choice(members if fault.of_members else brokers)
+    return Planned(at, kind, target, random.randrange(*LAST_MS), random.choice(fault.amounts))
