@@ -26,7 +26,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m integration", description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("--faults", type=int, default=20, help="how many (20)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"only these of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help=f"only these of {', '.join(KINDS)}"
+    )
     parser.add_argument("--folder", type=Path, help="keep logs, disks and the history here")
     parser.add_argument("--plan", action="store_true", help="only print the schedule")
     options = parser.parse_args()

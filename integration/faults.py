@@ -8,8 +8,8 @@ The budget, so that whatever the judge finds is a bug and no argument:
 - But for `wipe`. A directory is only removed while nothing else is wrong, every copy of every
   partition is in sync, and it lasts until they are again: two whole copies remain at any time. If
   they are not in sync within `IN_SYNC_S`, the fault is spared.
-- Two faults that need the same part of a node (`Fault.takes`) are never there together, or the end
-  of one would end the other.
+- Two faults that need the same part of a node (`takes_of`) are never there together, or the end of
+  one would end the other.
 - Members of etcd keep what they wrote, and at the end all three run: the metadata is not what is
   tested here.
 """
@@ -17,17 +17,35 @@ The budget, so that whatever the judge finds is a bug and no argument:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from enum import StrEnum
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 from integration.world import Way, Weather, What, World
 
 IN_SYNC_S: Final = 40.0
-ALL: Final = "all"
-PROCESS, NETWORK, DISK, CLOCK = "process", "network", "disk", "clock"
-PARTS: Final = (PROCESS, NETWORK, DISK, CLOCK)
 RESTART_S: Final = 2.0
+
+
+class Part(StrEnum):
+    """What of a node a fault may need for itself."""
+
+    PROCESS = "process"
+    NETWORK = "network"
+    DISK = "disk"
+    CLOCK = "clock"
+
+
+class Target(StrEnum):
+    """Whom a fault meets."""
+
+    BROKER = "a broker"
+    BROKERS = "all brokers"
+    MEMBER = "a member of etcd"
+    MEMBERS = "all members of etcd"
+    ALONE = "a broker, and nothing else may be wrong"
 
 
 class Planned(NamedTuple):
@@ -36,7 +54,7 @@ class Planned(NamedTuple):
     at_ms: int
     kind: str
     target: str
-    """A node, or `all` of a kind of nodes."""
+    """A node, or `all` of a sort."""
     duration_ms: int
     amount: int
     """What it means is for the kind to say."""
@@ -55,376 +73,307 @@ class Scene:
     """Whether every copy of every partition is."""
 
 
-class Fault:
-    """One fault: `start`, later `stop`."""
-
-    parts: ClassVar[tuple[str, ...]] = (PROCESS,)
-    """What of its nodes nobody else may touch meanwhile."""
-    of_members: ClassVar[bool] = False
-    """Whether its targets are members of etcd."""
-    on_all: ClassVar[bool] = False
-    """Whether its target is every node of a kind."""
-    amounts: ClassVar[tuple[int, ...]] = (0,)
-
-    def __init__(self, scene: Scene, plan: Planned) -> None:
-        self.world = scene.world
-        self.scene = scene
-        self.plan = plan
-        self.node = plan.target
-
-    def takes(self) -> frozenset[tuple[str, str]]:
-        """Node and part of it, as drawn: `takes_of` this plan."""
-        return takes_of(self.plan, self.world.brokers, self.world.members)
+class Fault(Protocol):
+    """One fault."""
 
     def start(self) -> bool:
         """Begin; False: it would be more than the budget allows, and nothing was done."""
-        self.begin()
+
+    def stop(self) -> None:
+        """What it did is undone."""
+
+
+class Down:
+    """Processes end, and are started again."""
+
+    def __init__(
+        self, end: Callable[[World, str], None], scene: Scene, nodes: Sequence[str], _amount: int
+    ) -> None:
+        self._end = end
+        self._world = scene.world
+        self._nodes = nodes
+
+    def start(self) -> bool:
+        """End them."""
+        for node in self._nodes:
+            self._end(self._world, node)
         return True
 
-    def begin(self) -> None:
-        """What `start` does where the budget is no matter."""
-        raise NotImplementedError
-
     def stop(self) -> None:
-        """All is as it was."""
-        raise NotImplementedError
+        """Start them."""
+        for node in self._nodes:
+            self._world.start(node)
 
 
-class Kill(Fault):
-    """SIGKILL, and a start."""
-
-    def begin(self) -> None:
-        self.world.kill(self.node)
-
-    def stop(self) -> None:
-        self.world.start(self.node)
-
-
-class KillAll(Fault):
-    """SIGKILL of every broker."""
-
-    on_all = True
-
-    def begin(self) -> None:
-        for node in self.world.brokers:
-            self.world.kill(node)
-
-    def stop(self) -> None:
-        for node in self.world.brokers:
-            self.world.start(node)
-
-
-class Terminate(Kill):
-    """SIGTERM, and a start."""
-
-    def begin(self) -> None:
-        self.world.stop(self.node)
-
-
-class Rolling(Fault):
+class Rolling:
     """SIGTERM and a start of one broker after the other."""
 
-    on_all = True
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._world = scene.world
+        self._nodes = nodes
 
-    def begin(self) -> None:
-        for node in self.world.brokers:
-            self.world.stop(node)
-            self.world.start(node)
+    def start(self) -> bool:
+        """All of it, one broker every few seconds."""
+        for node in self._nodes:
+            self._world.stop(node)
+            self._world.start(node)
             time.sleep(RESTART_S)
+        return True
 
     def stop(self) -> None:
-        """It is over when the last has been started."""
+        """It was over when the last had been started."""
 
 
-class Pause(Fault):
+class Pause:
     """SIGSTOP: what waited happens at once afterwards."""
 
-    def begin(self) -> None:
-        self.world.pause(self.node)
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._world = scene.world
+        self._nodes = nodes
+
+    def start(self) -> bool:
+        """Stop them."""
+        for node in self._nodes:
+            self._world.pause(node)
+        return True
 
     def stop(self) -> None:
-        self.world.resume(self.node)
+        """Let them go on."""
+        for node in self._nodes:
+            self._world.resume(node)
 
 
-class Cut(Fault):
-    """No packet passes between the node and some others."""
+class Cut:
+    """No packet passes between the node and some others; in one direction where the amount says so:
+    it hears nothing (1), or is not heard (2)."""
 
-    parts = (NETWORK,)
-    what: ClassVar[What] = What.ALL
-    ways: ClassVar[tuple[Way, ...]] = (Way.BOTH,)
+    def __init__(self, what: What, scene: Scene, nodes: Sequence[str], amount: int) -> None:
+        self._world = scene.world
+        self._node = nodes[0]
+        self._what = what
+        self._way = (Way.BOTH, Way.IN, Way.OUT)[amount]
 
-    @property
-    def _way(self) -> Way:
-        return self.ways[self.plan.amount]
-
-    def begin(self) -> None:
-        self.world.cut(self.node, self.what, self._way)
-
-    def stop(self) -> None:
-        self.world.heal(self.node, self.what, self._way)
-
-
-class CutFromEtcd(Cut):
-    what = What.ETCD
-
-
-class CutFromPeers(Cut):
-    what = What.PEERS
-
-
-class CutFromClients(Cut):
-    what = What.CLIENTS
-
-
-class OneWay(Cut):
-    """It hears and is not heard (1), or the other way round (0)."""
-
-    amounts = (0, 1)
-    ways = (Way.IN, Way.OUT)
-
-
-class Reset(Fault):
-    """Its connections break, again and again while it lasts (only at the start and the end)."""
-
-    parts = (NETWORK,)
-
-    def begin(self) -> None:
-        self.world.reset(self.node)
+    def start(self) -> bool:
+        """Cut it off."""
+        self._world.cut(self._node, self._what, self._way)
+        return True
 
     def stop(self) -> None:
-        self.world.reset(self.node)
+        """Connect it again."""
+        self._world.heal(self._node, self._what, self._way)
 
 
-class Delay(Fault):
-    """Packets come late by so many milliseconds."""
+class Reset:
+    """Its connections break, when it begins and when it ends."""
 
-    parts = (NETWORK,)
-    amounts = (5, 50, 200)
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._world = scene.world
+        self._node = nodes[0]
 
-    def weather(self) -> Weather:
-        return Weather(delay_ms=self.plan.amount)
-
-    def begin(self) -> None:
-        self.world.slow(self.node, self.weather())
+    def start(self) -> bool:
+        """Break them."""
+        self._world.reset(self._node)
+        return True
 
     def stop(self) -> None:
-        self.world.calm(self.node)
+        """Break those that were made since."""
+        self._world.reset(self._node)
 
 
-class Reorder(Delay):
-    """Packets come late by up to so many milliseconds, each by another time."""
+class BadLink:
+    """Packets to a node come late (milliseconds), in another order (by so many milliseconds) or
+    not at all (so many of a hundred)."""
 
-    amounts = (10, 40)
+    def __init__(self, how: str, scene: Scene, nodes: Sequence[str], amount: int) -> None:
+        self._world = scene.world
+        self._node = nodes[0]
+        self._weather = {
+            "delay": Weather(delay_ms=amount),
+            "reorder": Weather(delay_ms=1, jitter_ms=amount),
+            "loss": Weather(loss=amount / 100),
+        }[how]
 
-    def weather(self) -> Weather:
-        return Weather(delay_ms=1, jitter_ms=self.plan.amount)
+    def start(self) -> bool:
+        """From now on."""
+        self._world.slow(self._node, self._weather)
+        return True
+
+    def stop(self) -> None:
+        """Until now."""
+        self._world.calm(self._node)
 
 
-class Loss(Delay):
-    """So many of a hundred packets are lost."""
-
-    amounts = (2, 10, 30)
-
-    def weather(self) -> Weather:
-        return Weather(loss=self.plan.amount / 100)
-
-
-class FullDisk(Fault):
+class FullDisk:
     """No room is left."""
 
-    parts = (DISK,)
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._world = scene.world
+        self._node = nodes[0]
 
-    def begin(self) -> None:
-        self.world.fill(self.node)
-
-    def stop(self) -> None:
-        self.world.free(self.node)
-
-
-class DeadDisk(Fault):
-    """Every call to the disk fails while the broker goes on; then it is replaced as it was when it
-    failed, without what had not been flushed."""
-
-    parts = (PROCESS, DISK)
-
-    def begin(self) -> None:
-        self.world.kill_disk(self.node)
+    def start(self) -> bool:
+        """Fill it."""
+        self._world.fill(self._node)
+        return True
 
     def stop(self) -> None:
-        self.world.kill(self.node)
-        self.world.mend_disk(self.node)
-        self.world.start(self.node)
+        """Make room."""
+        self._world.free(self._node)
 
 
-class BadSyncs(Fault):
-    """fsync fails; then the broker is killed and started."""
+class BadDisk:
+    """The disk fails under a broker that goes on, all of it (`World.kill_disk`) or its flushes
+    alone (`World.fail_syncs`). Then the broker is killed and has a disk that works, with all that
+    was flushed."""
 
-    parts = (PROCESS, DISK)
+    def __init__(
+        self, fail: Callable[[World, str], None], scene: Scene, nodes: Sequence[str], _amount: int
+    ) -> None:
+        self._fail = fail
+        self._world = scene.world
+        self._node = nodes[0]
 
-    def begin(self) -> None:
-        self.world.fail_syncs(self.node)
-
-    def stop(self) -> None:
-        self.world.kill(self.node)
-        self.world.start(self.node)
-
-
-class PowerCut(Fault):
-    """The power of one broker goes, and comes back."""
-
-    parts = (PROCESS, DISK)
-
-    def nodes(self) -> Iterable[str]:
-        return (self.node,)
-
-    def begin(self) -> None:
-        self.world.cut_power(list(self.nodes()))
+    def start(self) -> bool:
+        """Make it fail."""
+        self._fail(self._world, self._node)
+        return True
 
     def stop(self) -> None:
-        for node in self.nodes():
-            self.world.mend_disk(node)
-            self.world.start(node)
+        """Replace it."""
+        self._world.kill(self._node)
+        self._world.mend_disk(self._node)
+        self._world.start(self._node)
 
 
-class PowerCutAll(PowerCut):
-    """The power of all brokers goes at one instant."""
+class PowerCut:
+    """The power of some brokers goes at one instant, and comes back."""
 
-    on_all = True
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._world = scene.world
+        self._nodes = nodes
 
-    def nodes(self) -> Iterable[str]:
-        return self.world.brokers
+    def start(self) -> bool:
+        """It goes."""
+        self._world.cut_power(self._nodes)
+        return True
+
+    def stop(self) -> None:
+        """It comes back."""
+        for node in self._nodes:
+            self._world.mend_disk(node)
+            self._world.start(node)
 
 
-class Clock(Fault):
+class Clock:
     """The wall clock jumps by so many seconds, and back."""
 
-    parts = (CLOCK,)
-    amounts = (-3_600, -10, 10, 3_600)
+    def __init__(self, scene: Scene, nodes: Sequence[str], amount: int) -> None:
+        self._world = scene.world
+        self._node = nodes[0]
+        self._seconds = amount
 
-    def begin(self) -> None:
-        self.world.skew(self.node, self.plan.amount)
+    def start(self) -> bool:
+        """There."""
+        self._world.skew(self._node, self._seconds)
+        return True
 
     def stop(self) -> None:
-        self.world.skew(self.node, 0)
+        """And back."""
+        self._world.skew(self._node, 0)
 
 
-class Wipe(Fault):
-    """A broker comes back without its data, while nothing else is wrong."""
+class Wipe:
+    """A broker is killed and comes back without its data."""
 
-    parts = PARTS
-    on_all = True
+    def __init__(self, scene: Scene, nodes: Sequence[str], _amount: int) -> None:
+        self._scene = scene
+        self._node = nodes[0]
 
     def start(self) -> bool:
         """Only where two whole copies of everything remain."""
         if not self._wait_in_sync():
             return False
-        self.begin()
+        world = self._scene.world
+        world.kill(self._node)
+        world.wipe(self._node)
+        world.start(self._node)
         return True
 
-    def begin(self) -> None:
-        node = self.world.brokers[self.plan.amount]
-        self.world.kill(node)
-        self.world.wipe(node)
-        self.world.start(node)
-
     def stop(self) -> None:
-        """Nothing else goes wrong before the copies are there again."""
+        """Nothing else goes wrong before the third copy is there again."""
         self._wait_in_sync()
-
-    amounts = (0, 1, 2)
 
     def _wait_in_sync(self) -> bool:
         end = time.monotonic() + IN_SYNC_S
         while time.monotonic() < end:
-            if self.scene.is_in_sync():
+            if self._scene.is_in_sync():
                 return True
             time.sleep(0.5)
         return False
 
 
-class KillMember(Kill):
-    of_members = True
+class Kind(NamedTuple):
+    """A kind of fault."""
+
+    make: Callable[[Scene, Sequence[str], int], Fault]
+    """Of what, which nodes, how much."""
+    target: Target = Target.BROKER
+    parts: tuple[Part, ...] = (Part.PROCESS,)
+    amounts: tuple[int, ...] = (0,)
 
 
-class PauseMember(Pause):
-    of_members = True
+_kill = partial(Down, lambda world, node: world.kill(node))
+_terminate = partial(Down, lambda world, node: world.stop(node))
 
 
-class CutMember(Cut):
-    """A member of etcd is cut off from everybody."""
-
-    of_members = True
-
-
-class LoseQuorum(Fault):
-    """Two members of etcd are killed (amount 0) or frozen (1)."""
-
-    of_members = True
-    on_all = True
-    amounts = (0, 1)
-
-    def begin(self) -> None:
-        for node in self.world.members[1:]:
-            (self.world.pause if self.plan.amount else self.world.kill)(node)
-
-    def stop(self) -> None:
-        for node in self.world.members[1:]:
-            (self.world.resume if self.plan.amount else self.world.start)(node)
+def _minority_left(scene: Scene, nodes: Sequence[str], amount: int) -> Fault:
+    """All members but one are killed (amount 0) or frozen (1)."""
+    return (Pause if amount else _kill)(scene, nodes[1:], amount)
 
 
-class LoseEtcd(Fault):
-    """All members are killed."""
+_LINK: Final = (Part.NETWORK,)
+_STORE: Final = (Part.PROCESS, Part.DISK)
 
-    of_members = True
-    on_all = True
-
-    def begin(self) -> None:
-        for node in self.world.members:
-            self.world.kill(node)
-
-    def stop(self) -> None:
-        for node in self.world.members:
-            self.world.start(node)
-
-
-KINDS: Final[Mapping[str, type[Fault]]] = {
-    "kill": Kill,
-    "kill-all": KillAll,
-    "terminate": Terminate,
-    "rolling": Rolling,
-    "pause": Pause,
-    "cut": Cut,
-    "cut-from-etcd": CutFromEtcd,
-    "cut-from-peers": CutFromPeers,
-    "cut-from-clients": CutFromClients,
-    "one-way": OneWay,
-    "reset": Reset,
-    "delay": Delay,
-    "reorder": Reorder,
-    "loss": Loss,
-    "full-disk": FullDisk,
-    "dead-disk": DeadDisk,
-    "bad-syncs": BadSyncs,
-    "power-cut": PowerCut,
-    "power-cut-all": PowerCutAll,
-    "clock": Clock,
-    "wipe": Wipe,
-    "etcd-kill": KillMember,
-    "etcd-pause": PauseMember,
-    "etcd-cut": CutMember,
-    "etcd-quorum": LoseQuorum,
-    "etcd-all": LoseEtcd,
+KINDS: Final[Mapping[str, Kind]] = {
+    "kill": Kind(_kill),
+    "kill-all": Kind(_kill, Target.BROKERS),
+    "terminate": Kind(_terminate),
+    "rolling": Kind(Rolling, Target.BROKERS),
+    "pause": Kind(Pause),
+    "cut": Kind(partial(Cut, What.ALL), parts=_LINK),
+    "cut-from-etcd": Kind(partial(Cut, What.ETCD), parts=_LINK),
+    "cut-from-peers": Kind(partial(Cut, What.PEERS), parts=_LINK),
+    "cut-from-clients": Kind(partial(Cut, What.CLIENTS), parts=_LINK),
+    "one-way": Kind(partial(Cut, What.ALL), parts=_LINK, amounts=(1, 2)),
+    "reset": Kind(Reset, parts=_LINK),
+    "delay": Kind(partial(BadLink, "delay"), parts=_LINK, amounts=(5, 50, 200)),
+    "reorder": Kind(partial(BadLink, "reorder"), parts=_LINK, amounts=(10, 40)),
+    "loss": Kind(partial(BadLink, "loss"), parts=_LINK, amounts=(2, 10, 30)),
+    "full-disk": Kind(FullDisk, parts=(Part.DISK,)),
+    "dead-disk": Kind(partial(BadDisk, lambda world, node: world.kill_disk(node)), parts=_STORE),
+    "bad-syncs": Kind(partial(BadDisk, lambda world, node: world.fail_syncs(node)), parts=_STORE),
+    "power-cut": Kind(PowerCut, parts=_STORE),
+    "power-cut-all": Kind(PowerCut, Target.BROKERS, parts=_STORE),
+    "clock": Kind(Clock, parts=(Part.CLOCK,), amounts=(-3_600, -10, 10, 3_600)),
+    "wipe": Kind(Wipe, Target.ALONE, parts=tuple(Part)),
+    "etcd-kill": Kind(_kill, Target.MEMBER),
+    "etcd-pause": Kind(Pause, Target.MEMBER),
+    "etcd-cut": Kind(partial(Cut, What.ALL), Target.MEMBER, parts=_LINK),
+    "etcd-quorum": Kind(_minority_left, Target.MEMBERS, amounts=(0, 1)),
+    "etcd-all": Kind(_kill, Target.MEMBERS),
 }
 
 
+def nodes_of(plan: Planned, brokers: Sequence[str], members: Sequence[str]) -> Sequence[str]:
+    """Whom it meets."""
+    target = KINDS[plan.kind].target
+    return {Target.BROKERS: brokers, Target.MEMBERS: members}.get(target, [plan.target])
+
+
 def takes_of(
-    plan: Planned, brokers: Iterable[str], members: Iterable[str]
-) -> frozenset[tuple[str, str]]:
+    plan: Planned, brokers: Sequence[str], members: Sequence[str]
+) -> frozenset[tuple[str, Part]]:
     """Node and part of it: what nobody else may touch while this lasts."""
     kind = KINDS[plan.kind]
-    nodes = [plan.target]
-    if kind.on_all:
-        nodes = list(members if kind.of_members else brokers)
-        if kind.parts == PARTS:
-            nodes = [*brokers, *members]
+    is_alone = kind.target is Target.ALONE
+    nodes = [*brokers, *members] if is_alone else nodes_of(plan, brokers, members)
     return frozenset((node, part) for node in nodes for part in kind.parts)

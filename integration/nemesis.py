@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from integration.faults import KINDS, Fault, Planned, Scene
+from integration.faults import KINDS, Fault, Part, Planned, Scene, nodes_of, takes_of
 
 
 class Nemesis:
@@ -20,11 +20,13 @@ class Nemesis:
         """Those that the budget forbade."""
         self._scene = scene
         self._say = say
-        self._open: dict[Fault, None] = {}
+        self._open: dict[Fault, frozenset[tuple[str, Part]]] = {}
 
     def work(self, schedule: Sequence[Planned]) -> None:
-        """The schedule, from its beginning until its last fault has ended. A fault that takes longer
-        to come about or to end than was planned makes the others late."""
+        """The schedule, from its beginning until its last fault has ended.
+
+        One that takes longer to come about or to end than was planned makes the others late.
+        """
         began = time.monotonic()
         ends: list[tuple[float, int, Fault]] = []
         waiting = list(reversed(schedule))
@@ -52,15 +54,16 @@ class Nemesis:
             world.start(node)
 
     def _begin(self, plan: Planned) -> Fault | None:
-        fault = KINDS[plan.kind](self._scene, plan)
-        takes = fault.takes()
-        if any(takes & other.takes() for other in self._open) or not fault.start():
+        cluster = self._scene.world.brokers, self._scene.world.members
+        fault = KINDS[plan.kind].make(self._scene, nodes_of(plan, *cluster), plan.amount)
+        takes = takes_of(plan, *cluster)
+        if any(takes & taken for taken in self._open.values()) or not fault.start():
             self.spared[plan.kind] += 1
             self._say(f"{plan}  SPARED")
             return None
         self.done[plan.kind] += 1
         self._say(str(plan))
-        self._open[fault] = None
+        self._open[fault] = takes
         return fault
 
     def _end(self, fault: Fault) -> None:

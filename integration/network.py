@@ -5,11 +5,11 @@ To be used in a sandbox (sandbox.py): the bridge is made in the namespace that t
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from integration.world import Way, Weather
@@ -45,8 +45,8 @@ class Port:
         self._shaper: subprocess.Popen[bytes] | None = None
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         pid = self._holder.pid
-        ours = os.stat("/proc/self/ns/net").st_ino
-        while os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
+        ours = Path("/proc/self/ns/net").stat().st_ino
+        while Path(f"/proc/{pid}/ns/net").stat().st_ino == ours:
             time.sleep(0.005)
         link = f"to-{node}"
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))

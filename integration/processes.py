@@ -38,13 +38,16 @@ SETTINGS: Final = {
 FLUSHERS: Final = {"b1": "threads", "b2": "threads", "b3": "auto"}
 """strace cannot fail what a kernel thread flushes."""
 SYNCS: Final = "fsync,fdatasync,syncfs"
-COMPLAINT: Final = re.compile(r"^(Traceback .*|\w*Error\b.*|.*\bERROR\b.*assert.*)$", re.MULTILINE)
+COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
+"""What nobody has caught, or what was logged as if nobody had."""
 
 
 class Process:
     """A command that can be started again and again, and what it wrote."""
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path):
+    def __init__(
+        self, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path
+    ) -> None:
         self.name = name
         self.log = log
         self.deaths: list[str] = []
@@ -108,8 +111,10 @@ class Processes:
         self.members: Sequence[str] = MEMBERS
         self._folder = folder
         make_bridge()
-        numbers = {n: i for i, n in enumerate(BROKERS, 1)} | {n: i for i, n in enumerate(MEMBERS, 11)}
-        self._ports = {node: Port(node, number) for node, number in numbers.items()}
+        numbers = {n: i for i, n in enumerate(BROKERS, 1)} | {
+            n: i for i, n in enumerate(MEMBERS, 11)
+        }
+        self._ports = {node: Port(node, number) for number, node in numbers.items()}
         self._disks = {node: Disk(folder / node) for node in BROKERS}
         self._shim = self._build_shim()
         self._processes = {node: self._member(node, etcd) for node in MEMBERS}
@@ -266,7 +271,7 @@ class Processes:
 
     def _others(self, node: str, what: What) -> list[str]:
         peers = [n for n in (BROKERS if node in BROKERS else MEMBERS) if n != node]
-        rest = [n for n in (MEMBERS if node in BROKERS else BROKERS)]
+        rest = MEMBERS if node in BROKERS else BROKERS
         addresses = {
             What.PEERS: [self._ports[n].address for n in peers],
             What.ETCD: [self._ports[n].address for n in MEMBERS if n != node],

@@ -17,8 +17,8 @@ from integration.history import SharedHistory
 from integration.nemesis import Nemesis
 from integration.processes import Processes
 from integration.settle import LateError, Probe, drain, out_of_sync, until
-from zmqmq.errors import ZmqmqError
-from zmqmq.sim.checkers import Violation, check
+from zmqmq.errors import Code, ZmqmqError
+from zmqmq.sim.checkers import Allowed, Violation, check
 from zmqmq.sim.history import OK, POLL, SEND
 
 TOPICS: Final = {"t": 3, "u": 2}
@@ -118,7 +118,10 @@ class Run:
     def judge(self) -> None:
         """What the clients saw, what the copies are, and how the processes fared."""
         found = self.verdict.violations
-        found += check(self.history.entries)
+        # A leader whose disk has failed may say so to readers, until it has halted.
+        failed = any(self.nemesis.done[kind] for kind in ("dead-disk", "bad-syncs"))
+        allowed = Allowed(refusals=(Code.STORAGE_OFFLINE.name,) if failed else ())
+        found += check(self.history.entries, allowed)
         for node in self.world.brokers:
             self.world.stop(node)
         folders = {node: self.world.folder(node) for node in self.world.brokers}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from integration.faults import ALL, KINDS, Planned, takes_of
+from integration.faults import KINDS, Part, Planned, Target, takes_of
 
 PACE_MS: Final = (500, 5_000)
 """So far apart faults begin."""
@@ -26,7 +26,7 @@ def draw(
 ) -> list[Planned]:
     """So many faults. Every kind comes before any comes again."""
     random = Random(f"schedule/{seed}")
-    taken: dict[tuple[str, str], int] = {}
+    taken: dict[tuple[str, Part], int] = {}
     plans: list[Planned] = []
     deck: list[str] = []
     at = 0
@@ -52,6 +52,10 @@ def draw(
 def _draw_one(
     random: Random, at: int, kind: str, brokers: Sequence[str], members: Sequence[str]
 ) -> Planned:
-    fault = KINDS[kind]
-    target = ALL if fault.on_all else random.choice(members if fault.of_members else brokers)
-    return Planned(at, kind, target, random.randrange(*LAST_MS), random.choice(fault.amounts))
+    nodes = {
+        Target.BROKERS: ["all"],
+        Target.MEMBER: members,
+        Target.MEMBERS: ["all"],
+    }.get(KINDS[kind].target, brokers)
+    amount = random.choice(KINDS[kind].amounts)
+    return Planned(at, kind, random.choice(nodes), random.randrange(*LAST_MS), amount)

@@ -1,4 +1,4 @@
-"""Delays, reorders and loses packets of a namespace: `python -m integration.shaper DELAY JITTER LOSS`.
+"""Delays, reorders and loses packets of a namespace: `… integration.shaper DELAY JITTER LOSS`.
 
 The kernel here may lack netem; every kernel with nf_tables or iptables can queue packets to a
 process (NFQUEUE). The netlink messages are so few that they are written out here.

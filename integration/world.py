@@ -39,8 +39,6 @@ class World(Protocol):
 
     brokers: Sequence[str]
     members: Sequence[str]
-    can: frozenset[str]
-    """Kinds of faults (faults.py) that are possible here."""
 
     @property
     def servers(self) -> str:
