@@ -10,10 +10,11 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from integration import sandbox
-from integration.faults import KINDS
+from integration.faults import KINDS, Planned
 from integration.processes import BROKERS, MEMBERS
 from integration.run import run
 from integration.schedule import draw
@@ -29,13 +30,19 @@ def main() -> int:
     parser.add_argument(
         "--kinds", default=",".join(KINDS), help=f"only these of {', '.join(KINDS)}"
     )
+    parser.add_argument("--schedule", type=Path, help="lines as they are printed, from this file")
+    parser.add_argument("--disks-lie", action="store_true", help="to see that the judge notices")
     parser.add_argument("--folder", type=Path, help="keep logs, disks and the history here")
     parser.add_argument("--plan", action="store_true", help="only print the schedule")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"no such kinds: {', '.join(wrong)}")
-    schedule = draw(options.seed, options.faults, BROKERS, MEMBERS, kinds)
+    if options.schedule is None:
+        schedule = draw(options.seed, options.faults, BROKERS, MEMBERS, kinds)
+    else:
+        lines = options.schedule.read_text().splitlines()
+        schedule = sorted(Planned.parse(line) for line in lines if line.strip())
     if options.plan:
         print(*schedule, sep="\n")
         return 0
@@ -52,14 +59,22 @@ def main() -> int:
         return 2
     logging.basicConfig(filename=folder / "clients.log", format="%(asctime)s %(message)s")
     print(f"seed {options.seed}, {len(schedule)} faults, {folder}", flush=True)
-    verdict = run(options.seed, schedule, folder, etcd, lambda line: print(line, flush=True))
+    verdict = run(
+        options.seed,
+        schedule,
+        folder,
+        etcd,
+        lambda line: print(line, flush=True),
+        disks_lie=options.disks_lie,
+    )
     with (folder / "history.jsonl").open("w") as file:
         file.writelines(f"{line}\n" for line in verdict.history.lines())
     print("faults:", json.dumps(verdict.faults), "spared:", json.dumps(verdict.spared))
     print("figures:", json.dumps({k: round(v, 1) for k, v in verdict.figures.items()}))
     for violation in verdict.violations[:SHOWN_MAX]:
         print(f"VIOLATION {violation}")
-    print(f"{len(verdict.violations)} violations")
+    kinds_found = Counter(violation.kind for violation in verdict.violations)
+    print(f"{len(verdict.violations)} violations", json.dumps(kinds_found))
     if options.folder is None and not verdict.violations:
         shutil.rmtree(folder)
     return 1 if verdict.violations else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from zmqmq.core.storage.data_directory import key_of
-from zmqmq.core.storage.log import LOGS_FOLDER
+from zmqmq.core.storage.log import LOGS_FOLDER, LogKey
 from zmqmq.core.storage.segment import LOG_SUFFIX
+from zmqmq.errors import StorageError
 from zmqmq.runtime.offline_reader import describe_segment, verify_directory
 
 
@@ -37,6 +39,16 @@ def differences(folders: Mapping[str, Path], topics: Mapping[bytes, str]) -> Ite
                     f"offset {different[0]}; they end with {max(batches, default=None)} and "
                     f"{max(its, default=None)}"
                 )
+
+
+def end_of(folder: Path, topic_id: bytes, partition: int) -> int:
+    """Behind the last batch of a copy in a data directory that may be in use; 0: there is none."""
+    end = 0
+    with contextlib.suppress(OSError, StorageError):
+        for path in (folder / LogKey(topic_id, partition).folder).glob(f"*{LOG_SUFFIX}"):
+            for batch in describe_segment(path):
+                end = max(end, batch.get("last_offset", -1) + 1)
+    return end
 
 
 def _batches(folder: Path) -> dict[int, bytes]:

@@ -21,12 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from threading import Thread
 from typing import Final, NamedTuple, Protocol
 
 from integration.world import Way, Weather, What, World
 
 IN_SYNC_S: Final = 40.0
 RESTART_S: Final = 2.0
+LAST_MS: Final = (500, 7_000)
+"""So long faults last: often when the next has begun already."""
 
 
 class Part(StrEnum):
@@ -61,7 +64,15 @@ class Planned(NamedTuple):
 
     def __str__(self) -> str:
         at, lasts = self.at_ms / 1_000, self.duration_ms / 1_000
-        return f"{at:6.1f} s  {self.kind} {self.target} for {lasts:.1f} s ({self.amount})"
+        return f"{at:6.1f}  {self.kind:16} {self.target:3} {lasts:5.1f} {self.amount:5}"
+
+    @classmethod
+    def parse(cls, line: str) -> Planned:
+        """The opposite of `str`. Raises ValueError, KeyError."""
+        at, kind, target, lasts, amount = line.split()
+        if kind not in KINDS or int(amount) not in KINDS[kind].amounts:
+            raise ValueError(f"{line!r} is no fault")
+        return cls(round(float(at) * 1_000), kind, target, round(float(lasts) * 1_000), int(amount))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,8 @@ class Scene:
     world: World
     is_in_sync: Callable[[], bool]
     """Whether every copy of every partition is."""
+    is_whole: Callable[[str], bool]
+    """Whether a broker has all that is committed on its disk."""
 
 
 class Fault(Protocol):
@@ -112,16 +125,22 @@ class Rolling:
         self._world = scene.world
         self._nodes = nodes
 
+        self._thread = Thread(target=self._work)
+
     def start(self) -> bool:
-        """All of it, one broker every few seconds."""
+        """One broker every few seconds."""
+        self._thread.start()
+        return True
+
+    def stop(self) -> None:
+        """It is over when the last has been started."""
+        self._thread.join()
+
+    def _work(self) -> None:
         for node in self._nodes:
             self._world.stop(node)
             self._world.start(node)
             time.sleep(RESTART_S)
-        return True
-
-    def stop(self) -> None:
-        """It was over when the last had been started."""
 
 
 class Pause:
@@ -290,7 +309,7 @@ class Wipe:
 
     def start(self) -> bool:
         """Only where two whole copies of everything remain."""
-        if not self._wait_in_sync():
+        if not _until(self._scene.is_in_sync):
             return False
         world = self._scene.world
         world.kill(self._node)
@@ -299,16 +318,18 @@ class Wipe:
         return True
 
     def stop(self) -> None:
-        """Nothing else goes wrong before the third copy is there again."""
-        self._wait_in_sync()
+        """Nothing else goes wrong before the third copy is there again. That it is in sync does not
+        say so: that may be its former self."""
+        _until(lambda: self._scene.is_whole(self._node))
 
-    def _wait_in_sync(self) -> bool:
-        end = time.monotonic() + IN_SYNC_S
-        while time.monotonic() < end:
-            if self._scene.is_in_sync():
-                return True
-            time.sleep(0.5)
-        return False
+
+def _until(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + IN_SYNC_S
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.3)
+    return False
 
 
 class Kind(NamedTuple):
@@ -319,6 +340,7 @@ class Kind(NamedTuple):
     target: Target = Target.BROKER
     parts: tuple[Part, ...] = (Part.PROCESS,)
     amounts: tuple[int, ...] = (0,)
+    lasts_ms: tuple[int, int] = LAST_MS
 
 
 _kill = partial(Down, lambda world, node: world.kill(node))
@@ -337,7 +359,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "kill": Kind(_kill),
     "kill-all": Kind(_kill, Target.BROKERS),
     "terminate": Kind(_terminate),
-    "rolling": Kind(Rolling, Target.BROKERS),
+    "rolling": Kind(Rolling, Target.BROKERS, lasts_ms=(10_000, 12_000)),
     "pause": Kind(Pause),
     "cut": Kind(partial(Cut, What.ALL), parts=_LINK),
     "cut-from-etcd": Kind(partial(Cut, What.ETCD), parts=_LINK),

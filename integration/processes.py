@@ -36,7 +36,7 @@ SETTINGS: Final = {
     "STORAGE__RETENTION_CHECK_MS": "500",
 }
 FLUSHERS: Final = {"b1": "threads", "b2": "threads", "b3": "auto"}
-"""strace cannot fail what a kernel thread flushes."""
+"""strace and the shim cannot reach what a kernel thread flushes."""
 SYNCS: Final = "fsync,fdatasync,syncfs"
 COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
 """What nobody has caught, or what was logged as if nobody had."""
@@ -114,7 +114,7 @@ class Processes:
         numbers = {n: i for i, n in enumerate(BROKERS, 1)} | {
             n: i for i, n in enumerate(MEMBERS, 11)
         }
-        self._ports = {node: Port(node, number) for number, node in numbers.items()}
+        self._ports = {node: Port(node, number) for node, number in numbers.items()}
         self._disks = {node: Disk(folder / node) for node in BROKERS}
         self._shim = self._build_shim()
         self._processes = {node: self._member(node, etcd) for node in MEMBERS}
@@ -218,10 +218,12 @@ class Processes:
         """Its wall clock is wrong by so much. The monotonic one is not."""
         self._write_shim(node, 0, seconds * 10**9)
 
-    def lie(self, node: str) -> None:
-        """From now on flushes are answered and not done: what no promise covers. For the tests
-        that show that the judge sees it."""
-        self._write_shim(node, 1, 1)
+    def lie(self) -> None:
+        """From now on all disks answer that they have flushed what they have not, against which
+        nothing helps: the judge must see it. What there is by now, they keep."""
+        os.sync()
+        for node in BROKERS:
+            self._write_shim(node, 1, 1)
 
     # What there is to see
 

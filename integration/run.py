@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import zmqmq
-from integration.clients import Consuming, Grouped, Producing, Working
-from integration.copies import differences
+from integration.clients import REQUEST_MS, Consuming, Grouped, Producing, Working
+from integration.copies import differences, end_of
 from integration.faults import Planned, Scene
 from integration.history import SharedHistory
 from integration.nemesis import Nemesis
@@ -62,7 +63,7 @@ class Run:
             Consuming(history, servers, "c2", TOPICS, seed, rack="r2"),
             Grouped(history, servers, "g1", TOPICS, seed),
         ]
-        self.nemesis = Nemesis(Scene(world, self._is_in_sync), self.say)
+        self.nemesis = Nemesis(Scene(world, self._is_in_sync, self._is_whole), self.say)
         self._topic_ids: dict[bytes, str] = {}
 
     def say(self, line: str) -> None:
@@ -82,11 +83,18 @@ class Run:
 
     def suffer(self, schedule: Sequence[Planned]) -> None:
         """The faults."""
+        self.say("     at  kind             whom for  amount")
+        began = time.monotonic_ns()
         try:
             self.nemesis.work(schedule)
         finally:
             self.nemesis.heal()
         self.say("no more faults")
+        figures = self.verdict.figures
+        for name, f in (("longest without an acknowledgement", SEND), ("… a record read", POLL)):
+            times = [e.at for e in self.history.entries if e.f == f and e.type == OK]
+            times = [began, *(at for at in times if at > began), time.monotonic_ns()]
+            figures[name] = max(b - a for a, b in pairwise(times)) / 10**9
 
     def recover(self) -> None:
         """All becomes well by itself, and the clients come to an end."""
@@ -128,11 +136,13 @@ class Run:
         for difference in differences(folders, self._topic_ids):
             found.append(Violation("copies", "cluster", difference, ()))
 
-    def play(self, schedule: Sequence[Planned]) -> Verdict:
+    def play(self, schedule: Sequence[Planned], *, disks_lie: bool) -> Verdict:
         """All of it."""
         verdict = self.verdict
         try:
             self.found()
+            if disks_lie:
+                self.world.lie()
             self.suffer(schedule)
             self.recover()
             self.drain()
@@ -157,7 +167,7 @@ class Run:
         figures["read"] = sum(len(e.value.records) for e in entries if e.f == POLL and e.type == OK)
 
     def _unmade(self) -> str:
-        with zmqmq.connect(self._servers, request_timeout_ms=3_000) as client:
+        with zmqmq.connect(self._servers, request_timeout_ms=REQUEST_MS) as client:
             if len(client.describe("broker")) < 1:
                 return "no broker"
             for topic, partitions in TOPICS.items():
@@ -179,11 +189,33 @@ class Run:
         except ZmqmqError:
             return False
 
+    def _is_whole(self, node: str) -> bool:
+        folder = self.world.folder(node)
+        try:
+            with zmqmq.connect(self._servers, request_timeout_ms=REQUEST_MS) as client:
+                ends = {id_: client.offsets(topic, "end") for id_, topic in self._topic_ids.items()}
+        except ZmqmqError:
+            return False
+        return all(
+            end_of(folder, topic_id, partition) >= end
+            for topic_id, by_partition in ends.items()
+            for partition, end in by_partition.items()
+        )
 
-def run(seed: int, schedule: Sequence[Planned], folder: Path, etcd: str, say: Say) -> Verdict:
+
+def run(
+    seed: int,
+    schedule: Sequence[Planned],
+    folder: Path,
+    etcd: str,
+    say: Say,
+    *,
+    disks_lie: bool = False,
+) -> Verdict:
     """A run in this sandbox."""
     world = Processes(folder, etcd)
     try:
-        return Run(seed, world, say).play(schedule)
+        play = Run(seed, world, say)
+        return play.play(schedule, disks_lie=disks_lie)
     finally:
         world.close()

@@ -10,8 +10,7 @@ from integration.faults import KINDS, Part, Planned, Target, takes_of
 
 PACE_MS: Final = (500, 5_000)
 """So far apart faults begin."""
-LAST_MS: Final = (500, 7_000)
-"""So long they last: often when the next has begun already."""
+STEP_MS: Final = 100
 GAP_MS: Final = 1_500
 """Between two that need the same part of a node."""
 TRIES_MAX: Final = 50
@@ -35,13 +34,13 @@ def draw(
             deck = list(kinds)
             random.shuffle(deck)
         kind = deck.pop()
-        at += random.randrange(*PACE_MS)
+        at += random.randrange(*PACE_MS, STEP_MS)
         for _ in range(TRIES_MAX):
             plan = _draw_one(random, at, kind, brokers, members)
             takes = takes_of(plan, brokers, members)
             if all(taken.get(part, 0) <= at for part in takes):
                 break
-            at += random.randrange(*PACE_MS) // 2
+            at += random.randrange(*PACE_MS, STEP_MS)
         else:
             continue
         taken |= dict.fromkeys(takes, at + plan.duration_ms + GAP_MS)
@@ -52,10 +51,11 @@ def draw(
 def _draw_one(
     random: Random, at: int, kind: str, brokers: Sequence[str], members: Sequence[str]
 ) -> Planned:
+    found = KINDS[kind]
     nodes = {
         Target.BROKERS: ["all"],
         Target.MEMBER: members,
         Target.MEMBERS: ["all"],
-    }.get(KINDS[kind].target, brokers)
-    amount = random.choice(KINDS[kind].amounts)
-    return Planned(at, kind, random.choice(nodes), random.randrange(*LAST_MS), amount)
+    }.get(found.target, brokers)
+    lasts = random.randrange(*found.lasts_ms, STEP_MS)
+    return Planned(at, kind, random.choice(nodes), lasts, random.choice(found.amounts))
