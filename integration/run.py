@@ -91,10 +91,10 @@ class Run:
             self.nemesis.heal()
         self.say("no more faults")
         figures = self.verdict.figures
-        for name, f in (("longest without an acknowledgement", SEND), ("… a record read", POLL)):
+        for name, f in (("without an acknowledgement", SEND), ("without a record read", POLL)):
             times = [e.at for e in self.history.entries if e.f == f and e.type == OK]
             times = [began, *(at for at in times if at > began), time.monotonic_ns()]
-            figures[name] = max(b - a for a, b in pairwise(times)) / 10**9
+            figures[f"longest {name}"] = max(b - a for a, b in pairwise(times)) / 10**9
 
     def recover(self) -> None:
         """All becomes well by itself, and the clients come to an end."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from integration.faults import KINDS, Part, Planned, Target, takes_of
 
-PACE_MS: Final = (500, 5_000)
+PACE_MS: Final = (300, 3_500)
 """So far apart faults begin."""
 STEP_MS: Final = 100
 GAP_MS: Final = 1_500
