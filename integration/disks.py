@@ -1,4 +1,7 @@
-"""A broker's disk: a small ext4 on a loop device, which can fail, fill up and lose its power."""
+"""A broker's disk: a small ext4 on a loop device, which can fail, fill up and lose its power.
+
+Who is not root gets a folder instead, which can do nothing of that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Final
+
+from integration.sandbox import is_root
 
 MEGABYTES: Final = 128
 SHUTDOWN: Final = 0x8004587D
@@ -25,11 +30,10 @@ class Disk:
         self.root = root
         self._image = root.with_suffix(".image")
         self._is_bad = False
+        self._is_mounted = is_root()
         root.mkdir()
-        with self._image.open("wb") as file:
-            file.truncate(MEGABYTES << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
-        self._mount()
+        if self._is_mounted:
+            self._make()
 
     def cut_power(self) -> None:
         """From now on every call fails, and what was not flushed is lost."""
@@ -60,7 +64,14 @@ class Disk:
 
     def close(self) -> None:
         """Unmount it; the loop device goes with the mount."""
-        self._unmount()
+        if self._is_mounted:
+            self._unmount()
+
+    def _make(self) -> None:
+        with self._image.open("wb") as file:
+            file.truncate(MEGABYTES << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
+        self._mount()
 
     def _mount(self) -> None:
         subprocess.run(["mount", "-o", "loop", self._image, self.root], check=True)

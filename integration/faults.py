@@ -385,6 +385,10 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
+NEED_DISKS: Final = frozenset({"full-disk", "dead-disk", "power-cut", "power-cut-all"})
+"""Not without a disk of each broker's own, for which it takes root."""
+
+
 def nodes_of(plan: Planned, brokers: Sequence[str], members: Sequence[str]) -> Sequence[str]:
     """Whom it meets."""
     target = KINDS[plan.kind].target

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -27,27 +28,37 @@ TOOLS: Final = {
 """And what Debian packages them in."""
 
 
+USER: Final = ("--user", "--map-root-user")
+"""Who is not root is root in a namespace of users; that may do all but mount disks."""
+
+
+def is_root() -> bool:
+    """Whether this is root of the machine: loop devices can be mounted."""
+    users = Path("/proc/self/uid_map").read_text().split()
+    return os.geteuid() == 0 and users == ["0", "0", "4294967295"]
+
+
 def lacking() -> str:
     """What is missing here, in a sentence; nothing: it can be run."""
     if sys.platform != "linux":
         return "network namespaces need Linux"
-    if os.geteuid() != 0:
-        return "network namespaces, loop devices and mounts need root"
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    path = _path()
     missing = {package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)}
     if missing:
         return f"needed, and not installed: {', '.join(sorted(missing))}"
-    if not Path("/dev/loop-control").exists():
-        return "there are no loop devices"
-    return ""
+    if not is_root():
+        done = subprocess.run(["unshare", *USER, "--net", "true"], capture_output=True, check=False)
+        return "namespaces need root, or users that may have their own" if done.returncode else ""
+    return "" if Path("/dev/loop-control").exists() else "there are no loop devices"
 
 
 def command(*arguments: str) -> list[str]:
     """`python -m integration` with these arguments, in a sandbox that dies with its parent."""
     return [
         *("setpriv", "--pdeathsig", "KILL"),
-        *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
-        *("env", f"{INSIDE}=1", f"PATH={os.environ.get('PATH', '')}:/usr/sbin:/sbin"),
+        *("unshare", *(() if is_root() else USER), "--net", "--mount", "--mount-proc"),
+        *("--pid", "--fork", "--kill-child=KILL"),
+        *("env", f"{INSIDE}=1", f"PATH={_path()}"),
         *(sys.executable, "-m", "integration", *arguments),
     ]
 
@@ -55,6 +66,10 @@ def command(*arguments: str) -> list[str]:
 def enter() -> None:
     """Start this program again, in a sandbox; returns where it is in one."""
     if INSIDE not in os.environ:
-        os.environ["PATH"] += ":/usr/sbin:/sbin"
+        os.environ["PATH"] = _path()
         line = command(*sys.argv[1:])
         os.execvp(line[0], line)
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
