@@ -227,6 +227,16 @@ class Processes:
 
     # What there is to see
 
+    def inside(self, node: str, *command: str) -> list[str]:
+        """A command, to be run where the node is in the network."""
+        return self._ports[node].inside(*command)
+
+    def environ(self, node: str) -> dict[str, str]:
+        """The environment of a broker."""
+        settings = SETTINGS | {"STORAGE__FLUSHER": FLUSHERS[node]}
+        environ = os.environ | {f"ZMQMQ_BROKER__{name}": value for name, value in settings.items()}
+        return environ | {"LD_PRELOAD": str(self._shim), "SHIM": str(self._shim_of(node))}
+
     def folder(self, node: str) -> Path:
         """The data directory of a broker."""
         return self._disks[node].root / "data"
@@ -302,9 +312,6 @@ class Processes:
     def _broker(self, node: str, number: int) -> Process:
         port = self._ports[node]
         etcd = ",".join(f"{self._ports[m].address}:{ETCD_PORT}" for m in MEMBERS)
-        settings = SETTINGS | {"STORAGE__FLUSHER": FLUSHERS[node]}
-        environ = os.environ | {f"ZMQMQ_BROKER__{name}": value for name, value in settings.items()}
-        environ |= {"LD_PRELOAD": str(self._shim), "SHIM": str(self._shim_of(node))}
         command = port.inside(
             *(sys.executable, "-m", "zmqmq_cli.main", "broker"),
             *("--data-dir", str(self.folder(node)), "--node-id", str(number)),
@@ -312,7 +319,7 @@ class Processes:
             *("--bind", f"{port.address}:{CLIENT_PORT}"),
             *("--bind-peers", f"{port.address}:{PEER_PORT}"),
         )
-        return Process(node, command, environ, self._folder / f"{node}.log")
+        return Process(node, command, self.environ(node), self._folder / f"{node}.log")
 
     def _member(self, node: str, etcd: str) -> Process:
         port = self._ports[node]

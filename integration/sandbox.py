@@ -52,14 +52,14 @@ def lacking() -> str:
     return "" if Path("/dev/loop-control").exists() else "there are no loop devices"
 
 
-def command(*arguments: str) -> list[str]:
-    """`python -m integration` with these arguments, in a sandbox that dies with its parent."""
+def command(module: str, *arguments: str) -> list[str]:
+    """`python -m` with these arguments, in a sandbox that dies with its parent."""
     return [
         *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", *(() if is_root() else USER), "--net", "--mount", "--mount-proc"),
         *("--pid", "--fork", "--kill-child=KILL"),
         *("env", f"{INSIDE}=1", f"PATH={_path()}"),
-        *(sys.executable, "-m", "integration", *arguments),
+        *(sys.executable, "-m", module, *arguments),
     ]
 
 
@@ -67,7 +67,7 @@ def enter() -> None:
     """Start this program again, in a sandbox; returns where it is in one."""
     if INSIDE not in os.environ:
         os.environ["PATH"] = _path()
-        line = command(*sys.argv[1:])
+        line = command("integration", *sys.argv[1:])
         os.execvp(line[0], line)
 
 

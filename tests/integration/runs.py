@@ -36,25 +36,30 @@ class Outcome:
         return {kind: int(found[1]) for kind, found in counts.items() if found}
 
 
-def run(folder: Path, *arguments: str, seconds: float) -> Outcome:
-    """A run; skips the test where it cannot be."""
+def in_sandbox(folder: Path, module: str, *arguments: str, seconds: float) -> Outcome:
+    """`python -m` in a sandbox; skips the test where there can be none."""
     problem = sandbox.lacking() or ("" if sandbox.is_root() else "mounting disks needs root")
     if problem:
         missing(problem)
-    environ = os.environ | {"ZMQMQ_ETCD": etcd_binary()}
-    # In files, so that whatever outlived the sandbox could not keep us waiting.
+    # In a file, so that whatever outlived the sandbox could not keep us waiting.
     output = folder / "output"
     with output.open("wb") as file:
         code = subprocess.run(
-            sandbox.command(*arguments, "--folder", str(folder / "cluster")),
+            sandbox.command(module, *arguments),
             stdout=file,
             stderr=file,
-            env=environ,
+            env=os.environ | {"ZMQMQ_ETCD": etcd_binary()},
             cwd=Path(__file__).parents[2],
             timeout=seconds,
             check=False,
         ).returncode
     return Outcome(code, output.read_text())
+
+
+def run(folder: Path, *arguments: str, seconds: float) -> Outcome:
+    """`python -m integration`."""
+    into = ("--folder", str(folder / "cluster"))
+    return in_sandbox(folder, "integration", *arguments, *into, seconds=seconds)
 
 
 def run_schedule(folder: Path, *lines: str, lying: bool = False, seconds: float) -> Outcome:

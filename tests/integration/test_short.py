@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from integration.faults import KINDS
+from integration.processes import BROKERS
 from tests.integration.runs import run, run_schedule
 
 pytestmark = pytest.mark.root
@@ -21,6 +23,8 @@ def test_every_kind_of_fault(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.output
     assert len(outcome.faults) >= len(KINDS) - 2, "too much of it was spared"
     assert outcome.figure("acknowledged") > 1_000, "hardly anything was tested"
+    logs = "".join((tmp_path / "cluster" / f"{node}.log").read_text() for node in BROKERS)
+    assert re.search(r"sync '.*' failed: EIO", logs), "no broker has met a flush that failed"
 
 
 def test_all_may_die_at_once(tmp_path: Path) -> None:
