@@ -38,6 +38,8 @@ SETTINGS: Final = {
 FLUSHERS: Final = {"b1": "threads", "b2": "threads", "b3": "auto"}
 """strace and the shim cannot reach what a kernel thread flushes."""
 SYNCS: Final = "fsync,fdatasync,syncfs"
+GAVE_UP: Final = "error: no answer from etcd"
+"""A broker that finds no etcd when it starts ends, for its supervisor to start it again."""
 COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
 """What nobody has caught, or what was logged as if nobody had."""
 
@@ -63,8 +65,10 @@ class Process:
         """Of the process, while there is one."""
         process = self._process
         if process is not None and process.poll() is not None:
-            if not self.is_excused:
-                self.deaths.append(f"{self.name} ended by itself with {process.returncode}")
+            last = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+            if not (self.is_excused or last.startswith(GAVE_UP)):
+                code = process.returncode
+                self.deaths.append(f"{self.name} ended by itself with {code}: {last}")
             self._process = process = None
         return None if process is None else process.pid
 

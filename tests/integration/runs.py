@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +63,8 @@ def run(folder: Path, *arguments: str, seconds: float) -> Outcome:
     return in_sandbox(folder, "integration", *arguments, *into, seconds=seconds)
 
 
-def run_schedule(folder: Path, *lines: str, lying: bool = False, seconds: float) -> Outcome:
+def run_schedule(folder: Path, *lines: str, flags: Sequence[str] = (), seconds: float) -> Outcome:
     """A run with faults of one's own: at, kind, target, duration, amount."""
     path = folder / "schedule"
     path.write_text("\n".join(lines))
-    flags = ["--disks-lie"] if lying else []
     return run(folder, "1", "--schedule", str(path), *flags, seconds=seconds)

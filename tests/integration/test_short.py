@@ -37,6 +37,6 @@ def test_all_may_die_at_once(tmp_path: Path) -> None:
 
 def test_the_judge_sees_what_disks_lose_that_lie(tmp_path: Path) -> None:
     """A broker whose flushes do nothing breaks its word when the power goes, and is found out."""
-    outcome = run_schedule(tmp_path, *EVERY_POWER_GOES, lying=True, seconds=110)
+    outcome = run_schedule(tmp_path, *EVERY_POWER_GOES, flags=["--disks-lie"], seconds=110)
     assert outcome.code == 1, outcome.output
     assert "kind='lost'" in outcome.output
