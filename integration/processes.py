@@ -110,7 +110,8 @@ class Process:
 class Processes:
     """A `World` (world.py)."""
 
-    def __init__(self, folder: Path, etcd: str) -> None:
+    def __init__(self, folder: Path, etcd: str, *, may_lie: bool = False) -> None:
+        self._may_lie = may_lie
         self.brokers: Sequence[str] = BROKERS
         self.members: Sequence[str] = MEMBERS
         self._folder = folder
@@ -225,6 +226,7 @@ class Processes:
     def lie(self) -> None:
         """From now on all disks answer that they have flushed what they have not, against which
         nothing helps: the judge must see it. What there is by now, they keep."""
+        assert self._may_lie
         os.sync()
         for node in BROKERS:
             self._write_shim(node, 1, 1)
@@ -237,7 +239,8 @@ class Processes:
 
     def environ(self, node: str) -> dict[str, str]:
         """The environment of a broker."""
-        settings = SETTINGS | {"STORAGE__FLUSHER": FLUSHERS[node]}
+        flusher = "threads" if self._may_lie else FLUSHERS[node]
+        settings = SETTINGS | {"STORAGE__FLUSHER": flusher}
         environ = os.environ | {f"ZMQMQ_BROKER__{name}": value for name, value in settings.items()}
         return environ | {"LD_PRELOAD": str(self._shim), "SHIM": str(self._shim_of(node))}
 

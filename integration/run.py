@@ -213,7 +213,7 @@ def run(
     disks_lie: bool = False,
 ) -> Verdict:
     """A run in this sandbox."""
-    world = Processes(folder, etcd)
+    world = Processes(folder, etcd, may_lie=disks_lie)
     try:
         play = Run(seed, world, say)
         return play.play(schedule, disks_lie=disks_lie)
