@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 SEED = int(os.environ.get("ZMQMQ_INTEGRATION_SEED", "100"))
 FAULTS = 100
-ROOT = Path(__file__).parents[2]
 OUTAGE_S = 60.0
 KILLERS = {
     # A minority misses writes, the one that overlaps with it loses its power, and who is up swaps.
@@ -52,19 +51,6 @@ KILLERS = {
 }
 
 
-PARTING = (
-    "1.0 pause b3 8.0 0",
-    "3.0 cut b1 4.0 0",
-    "8.0 kill b2 4.0 0",
-    "14.0 kill-all all 1.0 0",
-    "18.0 power-cut-all all 1.0 0",
-    "22.0 one-way b1 6.0 2",
-    "25.0 one-way b2 6.0 2",
-    "30.0 pause b1 6.0 0",
-)
-"""Logs part, and must be cut back where they do."""
-
-
 @pytest.mark.timeout(1_200)
 def test_a_hundred_faults(tmp_path: Path) -> None:
     outcome = run(tmp_path, str(SEED), "--faults", str(FAULTS), seconds=1_190)
@@ -78,29 +64,6 @@ def test_faults_that_rarely_come_in_this_order(tmp_path: Path, name: str) -> Non
     outcome = run_schedule(tmp_path, *KILLERS[name], seconds=290)
     assert outcome.code == 0, outcome.output
     assert sum(outcome.faults.values()) == len(KILLERS[name])
-
-
-@pytest.mark.timeout(600)
-def test_brokers_without_a_rule_are_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Leaders that do not look whether a follower's log is a prefix of their own (F4)."""
-    outcome = run_schedule(tmp_path, *PARTING, seconds=290)
-    assert outcome.code == 0, outcome.output
-    folder = tmp_path / "mutant"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import os\n"
-        "if 'SHIM' in os.environ:  # only brokers have that\n"
-        "    import pytest\n"
-        "    from tests.sim.mutants_replication import no_divergence\n"
-        "    no_divergence(pytest.MonkeyPatch())\n"
-    )
-    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
-    outcome = run_schedule(folder, *PARTING, seconds=290)
-    assert outcome.code == 1, outcome.output
-    assert "kind='copies'" in outcome.output or "kind='lost'" in outcome.output
 
 
 @pytest.mark.timeout(300)
