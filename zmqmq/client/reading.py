@@ -125,6 +125,8 @@ class Reader:
         machine = self._machine_
         if machine is None or not machine.is_finished or machine.chunks:
             return False
+        if self._chunk is not None or (self._hand is not None and not self._hand.is_empty):
+            return False  # there may be more of what was begun
         # A seek that the I/O thread has not heard of yet is not the end.
         return all(
             self._generations.get(key, stream.generation) == stream.generation

@@ -123,11 +123,13 @@ class Listener:
     def _look(self) -> None:
         """After sends outside a burst: did they swallow the edge of something that came in?"""
         self._is_scheduled = False
-        if self._has_input():
+        if not self._socket.closed and self._has_input():
             self._drain()
 
     def _drain(self) -> None:
         self._is_scheduled = False
+        if self._socket.closed:
+            return  # this was due when it was closed
         self._is_draining = True
         recv, received = self._socket.recv, self._received
         count = 0

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 from zlib import crc32
-
-from zmqmq.sim.loop import Loop
 
 INVOKE: Final = "invoke"
 OK: Final = "ok"
@@ -144,31 +142,39 @@ class Entry(NamedTuple):
     """The number of the invocation that this ends; its own where there is none."""
 
 
+class Clock(Protocol):
+    """True time."""
+
+    @property
+    def now(self) -> int:
+        """In nanoseconds."""
+
+
 class History:
     """Collects the entries."""
 
-    __slots__ = ("_loop", "entries")
+    __slots__ = ("_clock", "entries")
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.entries: list[Entry] = []
-        self._loop = loop
+        self._clock = clock
 
     def invoke(self, client: str, f: str, value: object) -> int:
         """Somebody asks; the number of the entry is for `end`."""
         number = len(self.entries)
-        self.entries.append(Entry(number, self._loop.now, client, INVOKE, f, value, number))
+        self.entries.append(Entry(number, self._clock.now, client, INVOKE, f, value, number))
         return number
 
     def end(self, asked: int, type_: str, value: object) -> None:
         """What became of it."""
         entries = self.entries
         number, begun = len(entries), entries[asked]
-        entries.append(Entry(number, self._loop.now, begun.client, type_, begun.f, value, asked))
+        entries.append(Entry(number, self._clock.now, begun.client, type_, begun.f, value, asked))
 
     def note(self, client: str, f: str, value: object, type_: str = OK) -> None:
         """Something that came unasked, or whose asking does not matter."""
         number = len(self.entries)
-        self.entries.append(Entry(number, self._loop.now, client, type_, f, value, number))
+        self.entries.append(Entry(number, self._clock.now, client, type_, f, value, number))
 
     def lines(self) -> list[str]:
         """As JSON, an entry a line."""

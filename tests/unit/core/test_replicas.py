@@ -193,10 +193,37 @@ def second_broker(world: World) -> Member:
     return Member(2, world.store.now[KEYS.live(2)].create_revision)
 
 
-def share(world: World, place: Place, other: Member) -> PartitionDocument:
+def share(
+    world: World, place: Place, other: Member, flush: str = "replicated"
+) -> PartitionDocument:
     """The other broker has a copy too, in sync."""
     key = KEYS.partition(place.id, place.number)
     document = PartitionDocument.decode(world.store.now[key].value)
-    shared = replace(document, replicas=(1, 2), isr=(*document.isr, other), flush="replicated")
+    shared = replace(document, replicas=(1, 2), isr=(*document.isr, other), flush=flush)
     world.change_store(Put(key, shared.encode()))
     return shared
+
+
+def test_readers_of_a_log_whose_disk_has_failed_go_where_another_copy_is() -> None:
+    """Until this broker has halted it may still be asked."""
+    world = World()
+    t = world.topic("t")
+    share(world, t, second_broker(world), flush="fsync")
+    world.hold(FlushFiles)
+    client = world.client()
+    waiting = client.fetch(t, wait_ms=60_000)
+    client.produce(t, b"a")
+    world.end_flush(failing=["t/0"])
+
+    assert waiting.outcome == ["NOT_LEADER"]
+
+
+def test_so_do_those_who_ask_before_that_has_been_seen() -> None:
+    world = World()
+    t = world.topic("t")
+    client = world.client()
+    client.produce(t, b"a")
+    share(world, t, second_broker(world))
+    world.log(t).fail(BROKEN)
+
+    assert client.fetch(t).outcome == ["NOT_LEADER"]

@@ -304,6 +304,7 @@ class Fetching:
             partition = self._catalog.partition(topic_id, number)
             if epochs:
                 check_epochs(partition, offset, epochs)
+            self._check_usable(partition)
             check_offset(partition.log, offset)
             if rack is not None:
                 broker_id = self._nearest.find(now, partition, offset, rack)
@@ -441,6 +442,12 @@ class Fetching:
 
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:
         request.answers.append(error_to_wire(error))
+
+    def _check_usable(self, partition: Partition) -> None:
+        """Raise the refusal of one whose disk has failed: of that follows only later that it is not
+        served here any more."""
+        if partition.log.failed and partition.is_shared:
+            raise self._storage_error(partition, StorageError(partition.log.failed))
 
     def _storage_error(self, source: Partition | Copy, error: Exception) -> WireError:
         log = source.log
