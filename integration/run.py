@@ -17,7 +17,7 @@ from integration.faults import Planned, Scene
 from integration.history import SharedHistory
 from integration.nemesis import Nemesis
 from integration.processes import Processes
-from integration.settle import LateError, Probe, drain, out_of_sync, until
+from integration.settle import LateError, Probe, drain, out_of_sync, unequal, until
 from zmqmq.errors import Code, ZmqmqError
 from zmqmq.sim.checkers import Allowed, Violation, check
 from zmqmq.sim.history import OK, POLL, SEND
@@ -122,6 +122,7 @@ class Run:
             return drain(self.history, self._servers, TOPICS, tries)
 
         until("not drained", WELL_S, try_it)
+        until("replicas differ", WELL_S, lambda: unequal(self._servers, TOPICS))
 
     def judge(self) -> None:
         """What the clients saw, what the copies are, and how the processes fared."""

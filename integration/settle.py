@@ -57,6 +57,17 @@ def out_of_sync(servers: str, topics: Mapping[str, int]) -> str:
     return ""
 
 
+def unequal(servers: str, topics: Mapping[str, int]) -> str:
+    """The first partition whose replicas are not the same, as `zmqmq verify cluster` finds it."""
+    with zmqmq.connect(servers, request_timeout_ms=REQUEST_MS) as client:
+        for topic, count in topics.items():
+            for partition in range(count):
+                found = client.cluster.verify(topic, partition)
+                if not found.is_equal:
+                    return str(found)
+    return ""
+
+
 class Probe:
     """Sends to every partition until each has taken something."""
 
