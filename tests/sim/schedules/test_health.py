@@ -117,3 +117,47 @@ def test_a_broker_that_was_frozen_itself_accuses_nobody() -> None:
     d.run(70)
     assert [d.member(i) for i in (1, 2)] == before
     d.finish()
+
+
+@pytest.mark.parametrize("controller", [1, 3])
+@pytest.mark.parametrize("brokers", [3, 5])
+def test_one_whose_connections_break_again_and_again_takes_nobody_along(
+    controller: int, brokers: int
+) -> None:
+    """Broker 3 alone: it may be fenced, and lose its office, and the others keep theirs."""
+    d = begun(controller, brokers)
+    others = [i for i in d.hosts if i != 3]
+    before = [d.member(i) for i in others]
+    for _ in range(4):
+        for i in others:
+            d.network.cut("b3", f"b{i}")
+            d.network.reset("b3", f"b{i}")
+        d.run(0.8)
+        for i in others:
+            d.network.heal("b3", f"b{i}")
+        d.run(20)
+        assert [d.member(i) for i in others] == before
+    d.finish()
+
+
+@pytest.mark.parametrize("first", [(3,), (2, 3)])
+def test_after_a_blackout_nobody_is_fenced(first: tuple[int, ...]) -> None:
+    """Nobody hears anybody for five seconds, then all hear broker 3, or the controller and it hear
+    one another, a moment before the others do."""
+    d = begun(controller=2, brokers=7)
+    before = [d.member(i) for i in d.hosts]
+    pairs = [(a, b) for a in d.hosts for b in d.hosts if a != b]
+    apis = (PeerApi.PING, PeerApi.REPLICATE)
+    gates = {pair: [d.hold_replies(*pair, api) for api in apis] for pair in pairs}
+    d.run(5)
+    early = [pair for pair in pairs if set(first) <= set(pair)]
+    for pair in early:
+        for gate in gates.pop(pair):
+            gate.end()
+    d.run(0.3)
+    for left in gates.values():
+        for gate in left:
+            gate.end()
+    d.run(10)
+    assert [d.member(i) for i in d.hosts] == before
+    d.finish()

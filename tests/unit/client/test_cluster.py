@@ -198,7 +198,7 @@ class TestHome:
         home = world.socket_to(1)
         world.advance(1_000)
         assert world.take(Api.PING).socket == home
-        world.advance(5_000)
+        world.advance(7_000)
 
         assert home in world.closed
 

@@ -147,6 +147,20 @@ def test_while_nobody_leads_a_copy_is_read_and_then_the_leader() -> None:
     assert asked(world)[0] == 3
 
 
+def test_a_copy_behind_a_slow_link_is_not_left_in_the_middle_of_its_answer() -> None:
+    """PING is answered behind it. That others lead proves nothing: they did all the while."""
+    world = reading(rack="r").world
+    send_elsewhere(world, 2)
+    sent = world.take(Api.FETCH)
+    assert world.broker_of(sent) == 2
+    for _ in range(6):
+        world.advance(1_000)
+        world.greet_all()
+        while any(s.api is Api.METADATA for s in world.sent):
+            world.tell_metadata()
+    assert sent.socket in world.open
+
+
 @pytest.mark.parametrize("rack", ["", "x" * 201, 7])
 def test_a_rack_has_a_name(rack: object) -> None:
     with pytest.raises(ConfigError, match="rack"):

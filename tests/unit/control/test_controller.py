@@ -560,9 +560,11 @@ def test_d11_a_fenced_broker_is_replaced_at_once() -> None:
     other = world.member(3)
     world.write(leader=other, leader_epoch=6)
     world.settle()
-    assert not world[2].controller.fence(world.now, 3)
-    assert world[1].controller.fence(world.now, 3)
+    world[1].controller.convict(world.now, other)
     world[1].answer("away")
+    world.settle_for(1)
+    assert KEYS.live(3) in world.store.now, "whoever has evidence still says so again"
+    world[1].controller.convict(world.now, other)
     world.settle_for(1)
     assert KEYS.live(3) not in world.store.now
     assert world.document().leader == world.member(1)
@@ -570,7 +572,7 @@ def test_d11_a_fenced_broker_is_replaced_at_once() -> None:
 
 def test_d11_one_that_has_registered_again_is_not_fenced() -> None:
     world = started()
-    world[1].controller.fence(world.now, 3)
+    world[1].controller.convict(world.now, world.member(3))
     world[3].lose()
     world[3].register()
     world.settle_for(1)
@@ -578,14 +580,6 @@ def test_d11_one_that_has_registered_again_is_not_fenced() -> None:
 
 
 # Decision 13: evidence that a broker has failed
-
-
-def test_d11_the_controller_fences_whoever_has_failed() -> None:
-    world = started()
-    world[1].controller.convict(world.now, world.member(3))
-    world.settle_for(1)
-    assert KEYS.live(3) not in world.store.now
-    assert world.active == [1]
 
 
 @pytest.mark.parametrize("outcome", ["done", "lost", "away"])

@@ -11,7 +11,8 @@ broker knows a socket by a routing id that no reply reaches any more once TCP ha
 
 A broker that owes answers and says nothing for a while is sent a PING: one that is paused, or cut
 off without a word, is found out in seconds, however long the requests themselves may take. It is
-left as soon as METADATA says that it leads nothing any more (routing.py), else after a while.
+left as soon as METADATA says that others lead what it led (routing.py), else after a while: an
+answer may also wait behind a large one on a slow link.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ REQUESTS_IN_FLIGHT_MAX: Final = 64
 GREETING_TIMEOUT: Final = 3 * SECOND
 SILENCE_MAX: Final = SECOND
 """A broker that owes an answer and is not heard for so long is asked whether it is there."""
-PROBE_TIMEOUT: Final = 5 * SECOND
+PROBE_TIMEOUT: Final = 7 * SECOND
 """How long it may take to say so."""
 DOUBT: Final = 10 * SECOND
 """How long others are preferred to a broker that did not carry something out."""
@@ -179,6 +180,10 @@ class Connection:
     def is_silent(self) -> bool:
         """Whether the broker owes an answer, was asked whether it is there, and said nothing."""
         return self.phase is Phase.READY and self._probed_at > self._heard_at
+
+    def is_silent_since(self, then: int) -> bool:
+        """Whether it is, and was not heard after that moment."""
+        return self.is_silent and self._heard_at <= then
 
     def is_sound(self, now: int) -> bool:
         """Whether it is ready, and nothing speaks for asking another broker instead."""

@@ -11,7 +11,7 @@ is silent, shuts down, or may be cut off from the others is left for another.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from zmqmq.client.machines.connection import Connection, Identity, Phase
@@ -130,11 +130,12 @@ class Network:
         """Whether a broker owes answers, and does not say either that it is there."""
         return any(connection.is_silent for connection in self.connections.values())
 
-    def leave_silent(self, now: int, leaders: Collection[int | None]) -> None:
-        """Give up connections to silent brokers that are none of these: what was asked there is
-        to be asked elsewhere."""
+    def leave_silent(self, now: int, replaced: Mapping[int, int]) -> None:
+        """Give up connections to brokers that were replaced then, and not heard since: what was
+        asked there is to be asked elsewhere."""
         for connection in self.connections.values():
-            if connection.is_silent and connection.broker not in leaders:
+            then = replaced.get(connection.broker)
+            if then is not None and connection.is_silent_since(then):
                 socket = connection.socket
                 connection.drop(now, "PING was not answered, and others lead by now")
                 self._forget_closed(socket, connection)

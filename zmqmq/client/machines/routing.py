@@ -36,6 +36,8 @@ REFRESH_EVERY: Final = 60 * SECOND
 ANSWER_TIMEOUT: Final = 2 * SECOND
 """After so long another broker is asked. A little longer than it takes to find out that the first
 one is silent (connection.py)."""
+SILENT_EVERY: Final = 800 * MS
+"""At most so often others are asked, while one is silent, who leads by now."""
 CALM_AFTER: Final = 5 * SECOND
 """Without a refresh for so long, the next one comes soon."""
 MOVED: Final = frozenset({Code.NOT_LEADER, Code.UNKNOWN_TOPIC, Code.UNKNOWN_PARTITION})
@@ -75,6 +77,9 @@ class Routing:
         self._timeout = request_timeout
         # Shorter than the pause of those who were refused: they then know better where to go.
         self._backoff = Backoff(chance, first=40 * MS, longest=400 * MS)
+        self._patience = Backoff(chance, first=SILENT_EVERY, longest=SILENT_EVERY)
+        self._replaced: dict[int, int] = {}
+        """Brokers that had led something, and when METADATA said first that others do."""
         self._wanted: dict[str, list[int]] = {}
         """Topics that somebody uses, and the brokers that spoke against them, in a row."""
         self._disturbed_at = -CALM_AFTER
@@ -250,10 +255,11 @@ class Routing:
             has_gaps = self._read(now, answer)
         except (ProtocolError, KeyError, TypeError, ValueError, WireError):
             has_gaps = True  # what is nonsense is not taken, and others are asked
-        leaders = {leader for topic in self.topics.values() for leader in topic.leaders}
-        self._network.leave_silent(now, leaders)
-        if has_gaps or self._network.has_silent():
+        self._network.leave_silent(now, self._replaced)
+        if has_gaps:
             self._ask_at = now + self._backoff.next_delay()
+        elif self._network.has_silent():
+            self._ask_at = now + self._patience.next_delay()
         else:
             if now - self._disturbed_at > CALM_AFTER:
                 self._backoff.reset()
@@ -285,12 +291,25 @@ class Routing:
                     continue
             elif known is not None:
                 topic = _newest(known, topic)
-                self._network.encourage(now, _newly_elected(known, topic))
+                self._note_elections(now, known, topic)
             self._wanted[name] = []
             self.unknown.pop(name, None)
             self.topics[name] = topic
             has_gaps |= None in topic.leaders
         return has_gaps
+
+    def _note_elections(self, now: int, known: Topic, topic: Topic) -> None:
+        here = self._network.addresses
+        self._replaced = {b: then for b, then in self._replaced.items() if b in here}
+        elected = []
+        for partition, epoch in enumerate(known.epochs):
+            then, leader = known.leaders[partition], topic.leaders[partition]
+            if topic.epochs[partition] > epoch:
+                if then is not None and then != leader:
+                    self._replaced[then] = now
+                if leader is not None:
+                    elected.append(leader)
+        self._network.encourage(now, elected)
 
     def _note_refusal(self, now: int, name: str, error: WireError, broker: int) -> bool:
         """Whether to ask for the topic once more."""
@@ -315,11 +334,6 @@ class Routing:
             return True
         self._network.ask_others(now, broker)
         return False
-
-
-def _newly_elected(known: Topic, topic: Topic) -> list[int]:
-    partitions = zip(topic.leaders, topic.epochs, known.epochs, strict=False)
-    return [leader for leader, epoch, then in partitions if leader is not None and epoch > then]
 
 
 def _newest(known: Topic, told: Topic) -> Topic:

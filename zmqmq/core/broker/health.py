@@ -6,7 +6,7 @@ registration away, so that another one stands for it (core/control/campaign.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from zmqmq.core.broker.identity import Identity
@@ -40,14 +40,13 @@ class Health:
 
     def tick(self, now: Now) -> None:
         """Time went by."""
-        self._detector.look(now.ns)
+        others = self._others()
+        self._detector.look(now.ns, others)
         if not self._identity.epoch:
             return
-        others = self._others()
-        if now.ns >= self._ping_ns:
+        if now.ns >= self._ping_ns or self._detector.is_pressing():
             self._ping_ns = now.ns + PING_NS
-            for broker_id in others:
-                self._ping(broker_id)
+            self._ping_all(others)
         if now.ns >= self._relink_ns:
             self._relink_ns = now.ns + SILENT_NS
             for broker_id in filter(self._detector.is_silent, others):
@@ -66,6 +65,12 @@ class Health:
         """Nobody listens where it did."""
         self._detector.refused(broker_id)
         self._judge(now)
+        if self._detector.is_pressing():
+            self._ping_all(self._others())
+
+    def heard(self, broker_id: int) -> None:
+        """It has answered something else than PING."""
+        self._detector.heard(broker_id)
 
     def reply(self) -> Fields:
         """What a PING is answered with."""
@@ -80,8 +85,13 @@ class Health:
         }
 
     def _judge(self, now: Now) -> None:
-        for member in self._detector.failed(self._others()):
+        me = Member(self._identity.broker_id, self._identity.epoch)
+        for member in self._detector.failed(me, self._others()):
             self._controller.convict(now, member)
+
+    def _ping_all(self, broker_ids: Iterable[int]) -> None:
+        for broker_id in broker_ids:
+            self._ping(broker_id)
 
     def _ping(self, broker_id: int) -> None:
         if self._identity.epoch and self._peers.is_linked(broker_id):

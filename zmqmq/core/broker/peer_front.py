@@ -81,6 +81,7 @@ class PeerFront:
         try:
             number, _, correlation, fields = decode_reply_header(bytes(frames[0]))
             if number == PeerApi.REPLICATE:
+                self._health.heard(broker_id)
                 self._following.answered(now, broker_id, correlation, fields, frames[1:])
             else:
                 self._peers.answered(broker_id, number, correlation, fields, frames[1:])

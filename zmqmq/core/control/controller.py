@@ -224,22 +224,14 @@ class Controller:
         self._run(now, term)
         return True
 
-    def fence(self, now: Moment, broker_id: int) -> bool:
-        """Take a broker's registration away at once (D11); False: not in office."""
-        term = self._term
-        if term is None:
-            return False
-        term.finishing.fence(broker_id)
-        self._run(now, term)
-        return True
-
     def convict(self, now: Moment, member: Member) -> None:
-        """There is evidence that this run of a broker has failed: fence it, if we may.
+        """There is evidence that this run of a broker has failed: fence it (D11), if we may.
 
-        Without an office only who has one can be fenced: or nobody would fence the controller.
+        Tried once: as long as the evidence stands, we are told again. Without an office only who
+        has one can be fenced: or nobody would fence the controller.
         """
         if self._term is not None:
-            self.fence(now, member.broker_id)
+            self._term.finishing.fence(now, member)
         else:
             self._campaign.depose(now, member)
 

@@ -5,12 +5,14 @@ the very run that has answered here before:
 
 - its connection has broken, and a new one was refused, or for GONE_NS nobody has answered on it:
   its process is gone;
-- it has not answered for SILENT_NS although the connection stands, and another broker, where there
-  is one that can be heard, has found the same: it is frozen, or cut off from more than from us.
+- it has not answered for SILENT_NS although the connection stands: it is frozen, or cut off.
 
-Both may be wrong. It costs the broker a new registration and no record, so nothing that must be
-safe asks a detector. Only time in which this process ran is counted: one that was stopped for a
-minute knows nothing of that minute.
+Where there are three brokers or more a second one has to find the same: one that is cut off itself
+would accuse everybody. All of it may be wrong. That costs the broker a new registration and no
+record, so nothing that must be safe asks a detector.
+
+Only time counts in which this process ran, and in which it heard somebody if there are several: one
+that was stopped, or cut off from all, for a minute knows nothing of that minute.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ PING_NS: Final = 500 * 10**6
 """Between two questions to a broker."""
 GONE_NS: Final = 500 * 10**6
 SILENT_NS: Final = 3 * 10**9
+DEAF_NS: Final = 2 * PING_NS
+"""If all others are silent for so long, it may be us."""
 LOOK_NS: Final = 200 * 10**6
 """Brokers look more often. What is longer than this between two looks was no time of ours."""
 
@@ -47,6 +51,15 @@ class _Watched:
     def is_gone(self) -> bool:
         return self.broken_ns is not None and self.broken_ns >= GONE_NS
 
+    @property
+    def is_silent(self) -> bool:
+        return self.silent_ns >= SILENT_NS
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what it said is still worth something."""
+        return self.broken_ns is None and self.silent_ns < DEAF_NS
+
 
 class Detector:
     """Lives as long as its broker."""
@@ -58,6 +71,12 @@ class Detector:
     def answered(self, member: Member, suspects: Collection[Member]) -> None:
         """This run has answered, and said whom it does not hear."""
         self._watched[member.broker_id] = _Watched(member.broker_epoch, suspects)
+
+    def heard(self, broker_id: int) -> None:
+        """It has sent something else, behind which its answer may have to wait."""
+        watched = self._watched.get(broker_id)
+        if watched is not None:
+            watched.silent_ns = 0
 
     def broke(self, broker_id: int) -> None:
         """The connection to it is lost."""
@@ -71,19 +90,29 @@ class Detector:
         if watched is not None and watched.broken_ns is not None:
             watched.broken_ns = max(watched.broken_ns, GONE_NS)
 
-    def look(self, now_ns: int) -> None:
-        """Time went by. Call it more often than each LOOK_NS."""
+    def look(self, now_ns: int, others: Collection[int]) -> None:
+        """Time went by. Call it more often than each LOOK_NS; the others are those registered."""
         then, self._looked_ns = self._looked_ns, now_ns
         passed = 0 if then is None else min(now_ns - then, LOOK_NS)
+        known = [watched for b in others if (watched := self._watched.get(b)) is not None]
+        is_deaf = len(others) > 1 and all(watched.silent_ns >= DEAF_NS for watched in known)
         for watched in self._watched.values():
-            watched.silent_ns += passed
+            if not is_deaf:
+                watched.silent_ns += passed
             if watched.broken_ns is not None:
                 watched.broken_ns += passed
 
     def is_silent(self, broker_id: int) -> bool:
         """Whether it has answered before, and not for so long that it may have failed."""
         watched = self._watched.get(broker_id)
-        return watched is not None and watched.silent_ns >= SILENT_NS
+        return watched is not None and watched.is_silent
+
+    def is_pressing(self) -> bool:
+        """Whether somebody seems to be gone since a moment ago, so that others should be asked."""
+        return any(
+            watched.broken_ns is not None and GONE_NS <= watched.broken_ns < SILENT_NS
+            for watched in self._watched.values()
+        )
 
     def suspects(self) -> list[Member]:
         """Whom this broker does not hear: what it tells others that ask.
@@ -96,23 +125,23 @@ class Detector:
             if watched.is_gone or watched.silent_ns >= SILENT_NS - PING_NS
         ]
 
-    def failed(self, others: Mapping[int, int]) -> list[Member]:
+    def failed(self, me: Member, others: Mapping[int, int]) -> list[Member]:
         """Whom to fence, of the brokers that are registered besides this one, with their epochs."""
-        return [
-            member for pair in others.items() if self._has_failed(member := Member(*pair), others)
-        ]
+        members = [Member(*pair) for pair in others.items()]
+        return [member for member in members if self._has_failed(member, me, others)]
 
-    def _has_failed(self, member: Member, others: Mapping[int, int]) -> bool:
+    def _has_failed(self, member: Member, me: Member, others: Mapping[int, int]) -> bool:
         watched = self._watched.get(member.broker_id)
         if watched is None or watched.epoch != member.broker_epoch:
             return False
-        if watched.is_gone:
-            return True
-        return self.is_silent(member.broker_id) and self._is_confirmed(member, others)
+        if not (watched.is_gone or watched.is_silent):
+            return False
+        witnesses = [b for b in others if b != member.broker_id]
+        return not witnesses or any(self._confirms(b, member, me) for b in witnesses)
 
-    def _is_confirmed(self, member: Member, others: Mapping[int, int]) -> bool:
-        """Whether another one finds the same, or there is none. Those that are silent themselves
-        are no witnesses: if all are, it may be us who are cut off."""
-        witnesses = [broker_id for broker_id in others if broker_id != member.broker_id]
-        heard = [w for b in witnesses if (w := self._watched.get(b)) and not self.is_silent(b)]
-        return not witnesses or any(member in witness.suspects for witness in heard)
+    def _confirms(self, witness: int, member: Member, me: Member) -> bool:
+        """Whether another one finds the same. One that does not hear us may be the sick one."""
+        watched = self._watched.get(witness)
+        if watched is None or not watched.is_heard:
+            return False
+        return member in watched.suspects and me not in watched.suspects

@@ -18,6 +18,7 @@ from dataclasses import replace
 from zmqmq.core.control.campaign import Campaign
 from zmqmq.core.control.commits import Begin, Moment, Pause
 from zmqmq.core.control.image import Image, KnownTopic
+from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import KeySpace
 from zmqmq.core.meta.store import Commit, Delete, If, Op, Put, StoreError
 
@@ -37,18 +38,18 @@ class Finishing:
         self._unready: dict[bytes, None] = dict.fromkeys(
             topic_id for topic_id, topic in image.topics.items() if topic.document.state != "ready"
         )
-        self._fences: dict[int, int] = {}
-        """Brokers to be fenced, with the epoch that is meant."""
         self._busy: dict[Target, None] = {}
         self._seen_revision: dict[Target, int] = {}
         """What became of the last commit about it is in the image from here on."""
         self.pause = Pause()
 
-    def fence(self, broker_id: int) -> None:
-        """Take a broker's registration away (D11); it will register again."""
-        epoch = self._image.broker(broker_id).epoch
-        if epoch is not None:
-            self._fences[broker_id] = epoch
+    def fence(self, now: Moment, member: Member) -> None:
+        """Take this run's registration away (D11); the broker will register again."""
+        broker_id, epoch = member
+        is_there = self._image.broker(broker_id).epoch == epoch
+        if is_there and self._is_due(now) and self._may(broker_id):
+            key = self._keys.live(broker_id)
+            self._commit(broker_id, [Delete(key)], If(key, "create", "==", epoch))
 
     def topic_changed(self, topic_id: bytes, topic: KnownTopic | None) -> None:
         """The image has another state of a topic."""
@@ -60,18 +61,15 @@ class Finishing:
 
     def run(self, now: Moment) -> None:
         """Do what can be done now."""
-        if self._campaign.epoch != self._epoch or not self.pause.is_over(now):
+        if not self._is_due(now):
             return
-        for broker_id, epoch in tuple(self._fences.items()):
-            if self._image.broker(broker_id).epoch != epoch:
-                del self._fences[broker_id]
-            elif self._may(broker_id):
-                key = self._keys.live(broker_id)
-                self._commit(broker_id, [Delete(key)], If(key, "create", "==", epoch))
         for topic_id in tuple(self._unready):
             topic = self._image.topics[topic_id]
             if self._may(topic_id) and self._is_deserted(topic):
                 self._take_over(topic_id, topic)
+
+    def _is_due(self, now: Moment) -> bool:
+        return self._campaign.epoch == self._epoch and self.pause.is_over(now)
 
     def _may(self, target: Target) -> bool:
         if target in self._busy:
