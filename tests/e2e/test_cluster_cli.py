@@ -82,6 +82,13 @@ def until(cli: CLI, **wanted: Any) -> dict[str, Any]:
         time.sleep(0.2)
 
 
+def until_all_are_back(cli: CLI) -> None:
+    end = time.monotonic() + SECONDS
+    while len(brokers(cli)) < len(RACKS):  # one that is down and has nothing is not told
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def error(cli: CLI, *argv: str, code: int) -> str:
     """What a command says that fails with this code."""
     return cli(*argv, code=code).stderr.decode()
@@ -136,9 +143,10 @@ def test_the_same_words_in_python(cluster: Running, cli: CLI) -> None:
             status = await client.cluster.status()
             assert status.is_healthy
             assert [b.broker for b in await client.cluster.brokers()] == list(RACKS)
-            plan = await client.cluster.drain(2)
-            while not (await client.cluster.advance(plan)).is_done:  # noqa: ASYNC110
+            progress = await client.cluster.advance(await client.cluster.drain(2))
+            while not progress.is_done:
                 await asyncio.sleep(0.1)
+                progress = await client.cluster.advance(progress)
             await client.cluster.undrain(2)
             assert (await client.cluster.verify("t", 0)).brokers[0] != 2
 
@@ -342,10 +350,28 @@ def test_a_move_is_given_up(cluster: Running, cli: CLI) -> None:
             assert replicas(cli, "t") == [[1, 2]]
         finally:
             cluster.processes[target].send_signal(signal.SIGCONT)
-    end = time.monotonic() + SECONDS
-    while len(brokers(cli)) < len(RACKS):  # one that is down and has nothing is not told
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    until_all_are_back(cli)
+
+
+def test_two_who_move_one_partition_do_not_fight(cluster: Running, cli: CLI) -> None:
+    """The later one wins; the other one says so and leaves it. Its target does not answer, so that
+    it has to wait."""
+    topic(cli, "t", (1, 2), records=100)
+    with zmqmq.connect(cluster.servers) as client:
+        target = 4 if client.cluster.status().controller == 3 else 3
+    other = 7 - target
+    cluster.processes[target].send_signal(signal.SIGSTOP)
+    try:
+        with cli.start("cluster", "reassign", "t", "0", f"1,{target}") as process:
+            until(cli, moving=[{"topic": "t", "partition": 0}])
+            assert b"1 partition moved" in cli("cluster", "reassign", "t", "0", f"1,{other}").stderr
+            _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 7
+        assert b"0 of 1 move done; t/0 changed meanwhile" in b" ".join(said.split())
+        assert replicas(cli, "t") == [[1, other]]
+    finally:
+        cluster.processes[target].send_signal(signal.SIGCONT)
+    until_all_are_back(cli)
 
 
 # Comparing
