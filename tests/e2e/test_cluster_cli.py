@@ -236,6 +236,33 @@ def test_a_broker_is_drained_and_gets_its_share_again(cli: CLI) -> None:
     assert b"7 partitions: all replicas are equal" in cli("verify", "cluster").stderr
 
 
+def test_a_new_broker_gets_its_share(tmp_path: Path) -> None:
+    """A fourth one, on an empty directory, joins three that have data."""
+    racks = {number: f"r{number}" for number in (1, 2, 3, 4)}
+    lines = b"".join(b"%d\n" % n for n in range(1_000))
+    with running_cluster(tmp_path, racks) as cluster:
+        cluster.start(1, 2, 3)
+        cli = CLI(cluster.servers)
+        cli("topics", "create", "t", "-p", "8", "-r", "3")
+        for number in range(8):
+            cli("produce", "t", "-p", str(number), stdin=lines)
+        assert sorted(brokers(cli)) == [1, 2, 3]
+        cluster.start(4)
+        until(cli, advice=["broker 4 is empty: zmqmq cluster balance gives it its share"])
+
+        cli("cluster", "balance", "-y")
+
+        found = brokers(cli)
+        assert [b["replicas"] for b in found.values()] == [6, 6, 6, 6]
+        assert [b["preferred"] for b in found.values()] == [2, 2, 2, 2]
+        assert found[4]["bytes"] > 6 * len(lines) // 2
+        assert b"8 partitions: all replicas are equal" in cli("verify", "cluster").stderr
+        until(cli, is_healthy=True, moving=[], not_preferred=[])
+        for number in range(8):
+            assert cli("consume", "t", "-p", str(number), "-e").stdout == lines
+        assert b"nothing to move" in cli("cluster", "balance", "-y").stderr
+
+
 def test_nobody_is_asked_where_nobody_is(cli: CLI) -> None:
     topic(cli, "t", *[(1, 2)] * 4)
 
@@ -454,6 +481,10 @@ def test_replicas_that_compacted_by_themselves_are_equal_by_record(
 
     assert b"equal by record" in done.stdout
     assert b"1,2,3" in done.stdout
+    cli("topics", "alter", "t", "-c", "cleanup=delete")
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+    assert (found["is_equal"], found["by"]) == (True, "records")
+    assert "records do not: it was compacted once" in found["notes"][0]
 
 
 def produce_keys(cli: CLI, rounds: int) -> None:
