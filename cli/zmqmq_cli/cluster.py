@@ -168,7 +168,7 @@ def drain(
         )
     if unled:
         output.say(
-            f"broker {which} keeps {plural(len(unled), 'replica')}, because nobody leads it: "
+            f"broker {which} keeps {plural(len(unled), 'replica')} of what nobody leads: "
             f"{named(unled)}. Start the brokers that have the others, and run it again"
         )
     if output.form != "table":

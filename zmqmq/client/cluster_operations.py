@@ -127,7 +127,8 @@ class ClusterOperations:
         known = {(t.name, p.partition): p for t in topics for p in t.partitions}
         look = _look(last, known)
         ready = [m for m in look.waiting if m not in last.begun and _is_led(known[_where(m)])]
-        slots = at_a_time - sum(_is_led(known[_where(m)]) for m in look.under_way)
+        unseen = [m for m in look.waiting if m.added and m in last.begun]
+        slots = at_a_time - sum(_is_led(known[_where(m)]) for m in (*look.under_way, *unseen))
         data = [m for m in ready if m.added][: max(slots, 0)]
         reorders = [m for m in ready if not m.added][:REORDERS_MAX]
         refused: list[tuple[Move, ZmqmqError]] = []

@@ -347,6 +347,15 @@ def test_a_move_that_was_given_up_is_not_begun_again() -> None:
     assert (len(found.changed), cluster.orders) == (1, [])
 
 
+def test_what_was_begun_and_is_not_seen_yet_holds_its_slot() -> None:
+    cluster = Cluster(partition(0), partition(1))
+    found = cluster.advance(move(0, 1, 2, 4), move(1, 1, 2, 4), at_a_time=1)
+    cluster.orders.clear()
+
+    assert cluster.go_on(found, at_a_time=1).waiting == 2
+    assert cluster.orders == []
+
+
 def test_what_nobody_leads_is_not_begun_and_holds_no_slot() -> None:
     moving = partition(0, replicas=[1, 2, 4, 3], adding=[4], removing=[3], leader=None)
     cluster = Cluster(moving, partition(1, leader=None), partition(2))
