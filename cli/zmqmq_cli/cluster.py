@@ -21,6 +21,7 @@ from zmqmq_cli.cluster_tables import (
     plan_table,
     status_tables,
 )
+from zmqmq_cli.exits import PartialError
 from zmqmq_cli.moving import run_plan
 from zmqmq_cli.options import Command, Group, number
 from zmqmq_cli.session import connected, output_of
@@ -28,6 +29,7 @@ from zmqmq_cli.tables import Table, human_bytes, plural
 
 if TYPE_CHECKING:
     from zmqmq import Client, Move, TopicDescription
+    from zmqmq.client.describing import PartitionDescription
 
 app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
 
@@ -154,22 +156,40 @@ def drain(
         plan = client.cluster.drain(which)
         output.say(f"broker {which} gets nothing new; {_amount(plan)}")
         run_plan(client, output, plan, limit)
-        left = [
-            (topic.name, p.partition)
-            for topic in _topics(client)
-            for p in topic.partitions
-            if which in p.target
-        ]
-    if left:
-        output.say(
-            f"broker {which} keeps {plural(len(left), 'replica')} that no other broker can take: "
-            f"{named(left)}. It leads none that another one could"
-        )
-    else:
+        left = _left(client, which)
+    if not left:
         output.say(f"broker {which} is empty: it can be stopped for good")
+    led = [(name, p.partition) for name, p in left if p.leader is not None]
+    unled = [(name, p.partition) for name, p in left if p.leader is None]
+    if led:
+        output.say(
+            f"broker {which} keeps {plural(len(led), 'replica')} that no other broker can take: "
+            f"{named(led)}. It leads none that another one could"
+        )
+    if unled:
+        output.say(
+            f"broker {which} keeps {plural(len(unled), 'replica')} of what nobody leads: "
+            f"{named(unled)}. Start the brokers that have the others, and run it again"
+        )
     if output.form != "table":
         data = {"broker": which, "cordoned": True, "moves": [move_map(m) for m in plan]}
-        output.show({**data, "left": places_map(left)}, [])
+        output.show({**data, "left": places_map([*led, *unled])}, [])
+
+
+def _left(client: Client, broker: int) -> list[tuple[str, PartitionDescription]]:
+    """What a broker keeps after its drain. Raises PartialError for what could still go.
+
+    It is looked at once more: somebody else may have given it partitions meanwhile.
+    """
+    could_go = [(m.topic, m.partition) for m in client.cluster.drain(broker)]
+    left = [(t.name, p) for t in _topics(client) for p in t.partitions if broker in p.replicas]
+    could_go += [(name, p.partition) for name, p in left if p.leader is not None and p.is_moving]
+    if could_go:
+        raise PartialError(
+            f"broker {broker} is not empty: {named(sorted(set(could_go)))} changed meanwhile, "
+            "somebody else moves the same. Run it again to plan anew"
+        )
+    return left
 
 
 @app.command(cls=Command)

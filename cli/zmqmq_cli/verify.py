@@ -39,9 +39,9 @@ def cluster(
     """Read every replica of every partition from the broker that has it, and compare them.
 
     What is committed is compared byte for byte, batch by batch. Brokers compact by themselves, so
-    on compacted topics records are compared: one offset has one record everywhere, and who lacks
-    it has something newer of its key. Ends with 0 if all are equal, with 1 if two replicas
-    differ, and with 2 if something could not be read.
+    on topics that are compacted, or were once, records are compared: one offset has one record
+    everywhere, and who lacks it has something newer of its key. Ends with 0 if all are equal, with
+    1 if two replicas differ, and with 2 if something could not be read.
     """
     output = output_of(ctx)
     checks: list[PartitionCheck] = []

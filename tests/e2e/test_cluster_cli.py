@@ -82,6 +82,13 @@ def until(cli: CLI, **wanted: Any) -> dict[str, Any]:
         time.sleep(0.2)
 
 
+def until_all_are_back(cli: CLI) -> None:
+    end = time.monotonic() + SECONDS
+    while len(brokers(cli)) < len(RACKS):  # one that is down and has nothing is not told
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def error(cli: CLI, *argv: str, code: int) -> str:
     """What a command says that fails with this code."""
     return cli(*argv, code=code).stderr.decode()
@@ -136,9 +143,10 @@ def test_the_same_words_in_python(cluster: Running, cli: CLI) -> None:
             status = await client.cluster.status()
             assert status.is_healthy
             assert [b.broker for b in await client.cluster.brokers()] == list(RACKS)
-            plan = await client.cluster.drain(2)
-            while not (await client.cluster.advance(plan)).is_done:  # noqa: ASYNC110
+            progress = await client.cluster.advance(await client.cluster.drain(2))
+            while not progress.is_done:
                 await asyncio.sleep(0.1)
+                progress = await client.cluster.advance(progress)
             await client.cluster.undrain(2)
             assert (await client.cluster.verify("t", 0)).brokers[0] != 2
 
@@ -226,6 +234,33 @@ def test_a_broker_is_drained_and_gets_its_share_again(cli: CLI) -> None:
     led = [found["leaders"] for found in brokers(cli).values()]
     assert max(led) - min(led) <= 1
     assert b"7 partitions: all replicas are equal" in cli("verify", "cluster").stderr
+
+
+def test_a_new_broker_gets_its_share(tmp_path: Path) -> None:
+    """A fourth one, on an empty directory, joins three that have data."""
+    racks = {number: f"r{number}" for number in (1, 2, 3, 4)}
+    lines = b"".join(b"%d\n" % n for n in range(1_000))
+    with running_cluster(tmp_path, racks) as cluster:
+        cluster.start(1, 2, 3)
+        cli = CLI(cluster.servers)
+        cli("topics", "create", "t", "-p", "8", "-r", "3")
+        for number in range(8):
+            cli("produce", "t", "-p", str(number), stdin=lines)
+        assert sorted(brokers(cli)) == [1, 2, 3]
+        cluster.start(4)
+        until(cli, advice=["broker 4 is empty: zmqmq cluster balance gives it its share"])
+
+        cli("cluster", "balance", "-y")
+
+        found = brokers(cli)
+        assert [b["replicas"] for b in found.values()] == [6, 6, 6, 6]
+        assert [b["preferred"] for b in found.values()] == [2, 2, 2, 2]
+        assert found[4]["bytes"] > 6 * len(lines) // 2
+        assert b"8 partitions: all replicas are equal" in cli("verify", "cluster").stderr
+        until(cli, is_healthy=True, moving=[], not_preferred=[])
+        for number in range(8):
+            assert cli("consume", "t", "-p", str(number), "-e").stdout == lines
+        assert b"nothing to move" in cli("cluster", "balance", "-y").stderr
 
 
 def test_nobody_is_asked_where_nobody_is(cli: CLI) -> None:
@@ -342,10 +377,28 @@ def test_a_move_is_given_up(cluster: Running, cli: CLI) -> None:
             assert replicas(cli, "t") == [[1, 2]]
         finally:
             cluster.processes[target].send_signal(signal.SIGCONT)
-    end = time.monotonic() + SECONDS
-    while len(brokers(cli)) < len(RACKS):  # one that is down and has nothing is not told
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    until_all_are_back(cli)
+
+
+def test_two_who_move_one_partition_do_not_fight(cluster: Running, cli: CLI) -> None:
+    """The later one wins; the other one says so and leaves it. Its target does not answer, so that
+    it has to wait."""
+    topic(cli, "t", (1, 2), records=100)
+    with zmqmq.connect(cluster.servers) as client:
+        target = 4 if client.cluster.status().controller == 3 else 3
+    other = 7 - target
+    cluster.processes[target].send_signal(signal.SIGSTOP)
+    try:
+        with cli.start("cluster", "reassign", "t", "0", f"1,{target}") as process:
+            until(cli, moving=[{"topic": "t", "partition": 0}])
+            assert b"1 partition moved" in cli("cluster", "reassign", "t", "0", f"1,{other}").stderr
+            _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 7
+        assert b"0 of 1 move done; t/0 changed meanwhile" in b" ".join(said.split())
+        assert replicas(cli, "t") == [[1, other]]
+    finally:
+        cluster.processes[target].send_signal(signal.SIGCONT)
+    until_all_are_back(cli)
 
 
 # Comparing
@@ -428,6 +481,10 @@ def test_replicas_that_compacted_by_themselves_are_equal_by_record(
 
     assert b"equal by record" in done.stdout
     assert b"1,2,3" in done.stdout
+    cli("topics", "alter", "t", "-c", "cleanup=delete")
+    (found,) = cli.json("verify", "cluster", "t")["partitions"]
+    assert (found["is_equal"], found["by"]) == (True, "records")
+    assert "records do not: it was compacted once" in found["notes"][0]
 
 
 def produce_keys(cli: CLI, rounds: int) -> None:

@@ -55,8 +55,9 @@ class Cluster:
         """The moves that even out replicas, bytes and leaders, for `advance`."""
         return await self._aio.run(self._operations.plan_balance())
 
-    async def advance(self, plan: Sequence[Move], at_a_time: int = 4) -> Progress:
-        """Look how far a plan is, and begin what may be begun; call it until it `is_done`."""
+    async def advance(self, plan: Sequence[Move] | Progress, at_a_time: int = 4) -> Progress:
+        """Look how far a plan is, and begin what may be begun; then give it what it has returned,
+        until that `is_done`."""
         return await self._aio.run(self._operations.advance(plan, at_a_time))
 
     async def verify(self, topic: str | TopicDescription, partition: int) -> PartitionCheck:

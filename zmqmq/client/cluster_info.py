@@ -67,21 +67,27 @@ class ClusterStatus(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a plan is."""
+    """How far a plan is. `advance` goes on with it, and knows from it what was done and begun."""
 
-    done: int
-    under_way: tuple[Move, ...]
-    lag: Mapping[Where, int | None]
+    plan: tuple[Move, ...]
+    done: tuple[Move, ...] = ()
+    """What was done once is not done again, whatever others have made of it since."""
+    under_way: tuple[Move, ...] = ()
+    lag: Mapping[Where, int | None] = {}
     """Of those that are under way, records that the new replicas lack; None: not known yet."""
-    stuck: tuple[Where, ...]
-    """Of those, the ones that nobody leads."""
-    waiting: int
-    refused: tuple[tuple[Move, ZmqmqError], ...]
-    """What the controller will not do. It is not asked again if the plan goes on without."""
+    stuck: tuple[Where, ...] = ()
+    """What is under way or waits, and nobody leads: nothing is copied until somebody does."""
+    waiting: int = 0
+    refused: tuple[tuple[Move, ZmqmqError], ...] = ()
+    """What the controller will not do. It is not asked again."""
+    changed: tuple[Move, ...] = ()
+    """What somebody else has moved since the plan was made: it is left to them. Plan anew."""
+    begun: Mapping[Move, int] = {}
+    """What the controller has agreed to: looks since it was last seen under way."""
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left."""
+        """Whether nothing is left to wait for: all is done, refused or changed."""
         return not self.under_way and not self.waiting
 
 

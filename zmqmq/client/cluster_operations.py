@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from zmqmq.client.cluster_info import (
     BrokerInfo,
@@ -35,6 +35,9 @@ from zmqmq.wire.frame import Fields
 REORDERS_MAX: Final = 200
 """Moves without data that are begun at a time."""
 ELECTIONS_MAX: Final = 200
+LOOKS_MAX: Final = 10
+"""So often the broker that describes may not have heard yet of a move that was begun; then somebody
+has taken it back."""
 SIZE_PATIENCE: Final = 2 * SECOND
 """Whoever looks at the cluster because a broker hangs does not want to wait for that broker."""
 
@@ -117,28 +120,37 @@ class ClusterOperations:
         moves, _ = plan_drain(seats_of(brokers), placed_of(topics, fix_moving=False), broker)
         return moves
 
-    def advance(self, plan: Sequence[Move], at_a_time: int) -> Operation[Progress]:
+    def advance(self, plan: Sequence[Move] | Progress, at_a_time: int) -> Operation[Progress]:
         """Look how far a plan is, and begin what may be begun now."""
+        last = plan if isinstance(plan, Progress) else Progress(tuple(plan))
         topics = yield from self._topics()
         known = {(t.name, p.partition): p for t in topics for p in t.partitions}
-        done, under_way, waiting = _sorted(plan, known)
-        data = [m for m in waiting if m.added][: max(at_a_time - len(under_way), 0)]
-        reorders = [m for m in waiting if not m.added][:REORDERS_MAX]
+        look = _look(last, known)
+        ready = [m for m in look.waiting if m not in last.begun and _is_led(known[_where(m)])]
+        unseen = [m for m in look.waiting if m.added and m in last.begun]
+        slots = at_a_time - sum(_is_led(known[_where(m)]) for m in (*look.under_way, *unseen))
+        data = [m for m in ready if m.added][: max(slots, 0)]
+        reorders = [m for m in ready if not m.added][:REORDERS_MAX]
         refused: list[tuple[Move, ZmqmqError]] = []
-        begun = [*data, *reorders]
-        for topic in dict.fromkeys(m.topic for m in begun):
-            some = {m.partition: m for m in begun if m.topic == topic}
+        begun = dict(look.begun)
+        for topic in dict.fromkeys(m.topic for m in (*data, *reorders)):
+            some = {m.partition: m for m in (*data, *reorders) if m.topic == topic}
             targets = {number: move.after for number, move in some.items()}
             errors = yield from self._reassign(topic, targets)
             refused += [(some[n], e) for n, e in errors.items() if e.code is not Code.CONFLICT]
-        yield from self._give_back(done, known)
+            begun |= {move: 0 for number, move in some.items() if number not in errors}
+        yield from self._give_back(look.done, known)
+        unfinished = (*look.under_way, *look.waiting)
         return Progress(
-            len(done),
-            tuple(under_way),
-            {_where(m): _lag_of(known[_where(m)]) for m in under_way},
-            tuple(_where(m) for m in under_way if known[_where(m)].leader is None),
-            len(waiting) - len(refused),
-            tuple(refused),
+            last.plan,
+            tuple(look.done),
+            tuple(look.under_way),
+            {_where(m): _lag_of(known[_where(m)]) for m in look.under_way},
+            tuple(_where(m) for m in unfinished if not _is_led(known[_where(m)])),
+            len(look.waiting) - len(refused),
+            (*last.refused, *refused),
+            tuple(look.changed),
+            begun,
         )
 
     # Inside
@@ -197,7 +209,9 @@ class ClusterOperations:
         astray: dict[str, list[int]] = {}
         for move in done[-ELECTIONS_MAX:]:
             found = known.get(_where(move))
-            if found is not None and found.leader != move.after[0] in found.isr:
+            if found is None or found.replicas != move.after:
+                continue
+            if found.leader != move.after[0] in found.isr:
                 astray.setdefault(move.topic, []).append(move.partition)
         for topic, numbers in astray.items():
             yield from self.elect(topic, numbers, unclean=False)
@@ -236,20 +250,49 @@ def _where(move: Move) -> Where:
     return move.topic, move.partition
 
 
-def _sorted(
-    plan: Sequence[Move], known: Mapping[Where, PartitionDescription]
-) -> tuple[list[Move], list[Move], list[Move]]:
-    """What is done, what is under way, what waits. A partition that is gone is done with."""
-    done, under_way, waiting = [], [], []
-    for move in plan:
+def _is_led(partition: PartitionDescription) -> bool:
+    """Whether somebody leads it; if not, nothing of it can be copied."""
+    return partition.leader is not None
+
+
+class _Look(NamedTuple):
+    """The moves of a plan, by what there is now."""
+
+    done: list[Move]
+    under_way: list[Move]
+    waiting: list[Move]
+    changed: list[Move]
+    begun: dict[Move, int]
+
+
+def _look(last: Progress, known: Mapping[Where, PartitionDescription]) -> _Look:
+    """What is done, what is under way, and so on; what was refused is none of that.
+
+    A move is begun once, and only from where it was planned: or two plans for one partition would
+    undo each other's moves for ever. A partition that is gone is done with.
+    """
+    look = _Look([], [], [], [], {})
+    done, changed, refused = {*last.done}, {*last.changed}, {m for m, _ in last.refused}
+    for move in last.plan:
         found = known.get(_where(move))
-        if found is not None and found.is_moving and found.target == move.after:
-            under_way.append(move)
-        elif found is None or (found.replicas == move.after and not found.is_moving):
-            done.append(move)
+        if move in refused:
+            continue
+        if move in changed:
+            look.changed.append(move)
+        elif (
+            move in done or found is None or (found.replicas == move.after and not found.is_moving)
+        ):
+            look.done.append(move)
+        elif found.is_moving and found.target == move.after:
+            look.under_way.append(move)
+            look.begun[move] = 0
+        elif found.target != move.before or last.begun.get(move, 0) >= LOOKS_MAX - 1:
+            look.changed.append(move)
         else:
-            waiting.append(move)
-    return done, under_way, waiting
+            look.waiting.append(move)
+            if move in last.begun:
+                look.begun[move] = last.begun[move] + 1
+    return look
 
 
 def _lag_of(partition: PartitionDescription) -> int | None:

@@ -82,17 +82,19 @@ class Cluster:
         does that."""
         return self._io.run(self._operations.plan_balance())
 
-    def advance(self, plan: Sequence[Move], at_a_time: int = 4) -> Progress:
+    def advance(self, plan: Sequence[Move] | Progress, at_a_time: int = 4) -> Progress:
         """Look how far a plan is, and begin what may be begun; call it until it `is_done`.
 
         Args:
-            plan: what `drain` or `balance` returned.
+            plan: what `drain` or `balance` returned; to go on, what the last call returned. A move
+                is begun once, and only if its partition is as it was when it was planned.
             at_a_time: so many partitions are copied at the same time.
 
         Example:
-            >>> plan = mq.cluster.balance()  # doctest: +SKIP
-            ... while not mq.cluster.advance(plan).is_done:
+            >>> progress = mq.cluster.advance(mq.cluster.balance())  # doctest: +SKIP
+            ... while not progress.is_done:
             ...     time.sleep(1)
+            ...     progress = mq.cluster.advance(progress)
         """
         return self._io.run(self._operations.advance(plan, at_a_time))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from zmqmq_cli.cluster_tables import advice_of, state_of
 
 from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress, status_of
-from zmqmq.client.cluster_operations import ClusterOperations
+from zmqmq.client.cluster_operations import LOOKS_MAX, ClusterOperations
 from zmqmq.client.describing import topic_description
 from zmqmq.client.machines.core import Core
 from zmqmq.client.machines.planning import Move
@@ -171,8 +171,27 @@ class Cluster:
         return {"results": [self.refusals.get(n) for n in numbers]}
 
     def advance(self, *plan: Move, at_a_time: int = 4) -> Progress:
+        return self.go_on(plan, at_a_time)
+
+    def go_on(self, plan: Sequence[Move] | Progress, at_a_time: int = 4) -> Progress:
         found: Progress = self.run(self.operations.advance(plan, at_a_time))
         return found
+
+    def begin(self, *, complete: bool = False) -> int:
+        """Do as the controller was told since, or complete it too; how many moves that were."""
+        count = 0
+        for api, entries in self.orders:
+            for number, target in entries if api is Api.REASSIGN else ():
+                row = self.rows[number]
+                old = [b for b in row["replicas"] if b not in row["adding"]]
+                row["removing"] = [b for b in row["replicas"] if b not in target]
+                row["adding"] = [b for b in target if b not in old]
+                row["replicas"] = [*target, *row["removing"]]
+                if complete:
+                    row.update(replicas=target, isr=target, adding=[], removing=[])
+                count += 1
+        self.orders.clear()
+        return count
 
 
 def _item(b: BrokerInfo) -> Fields:
@@ -202,7 +221,7 @@ def test_no_more_moves_are_begun_than_are_allowed_at_a_time() -> None:
     found = cluster.advance(*plan, at_a_time=2)
 
     assert cluster.orders == [(Api.REASSIGN, [[1, [1, 2, 4]], [4, [2, 1, 3]]])]
-    assert (found.done, found.waiting, [m.partition for m in found.under_way]) == (0, 4, [0])
+    assert (found.done, found.waiting, [m.partition for m in found.under_way]) == ((), 4, [0])
     assert not found.is_done
 
 
@@ -241,6 +260,111 @@ def test_what_the_controller_refuses_is_told_and_what_it_is_busy_with_waits() ->
     ((refused, error),) = found.refused
     assert (refused.partition, str(error)) == (0, "broker(s) [4] are not there")
     assert found.waiting == 1
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Move("t", 0, (1, 2, 3), (1, 4, 3), 1), Move("t", 0, (1, 2, 3), (1, 2, 4), 1)),
+        # A balance that brings broker 4 in, and a drain of 4 that was planned when it had begun.
+        (Move("t", 0, (1, 2, 3), (1, 2, 4), 1), Move("t", 0, (1, 2, 4), (1, 2, 3), 1)),
+        (Move("t", 0, (1, 2, 3), (1, 2, 4), 1), Move("t", 0, (1, 2, 4), (1, 2, 5), 1)),
+    ],
+)
+def test_two_plans_for_one_partition_do_not_fight(
+    one: Move, other: Move, *, complete: bool
+) -> None:
+    cluster = Cluster(partition(0))
+    progress: dict[Move, Sequence[Move] | Progress] = {one: [one], other: [other]}
+    begun = 0
+    for _ in range(2 * LOOKS_MAX):
+        for plan in progress:
+            progress[plan] = cluster.go_on(progress[plan])
+            begun += cluster.begin(complete=complete)
+
+    assert begun <= 2
+    first, second = progress.values()
+    assert isinstance(first, Progress)
+    assert isinstance(second, Progress)
+    assert first.is_done or first.under_way
+    assert second.is_done or second.under_way
+    for found in (first, second):
+        assert len(found.done) + len(found.changed) + len(found.under_way) == 1
+    if one.before == other.before:
+        assert (first.changed, second.changed) == ((), (other,))
+    else:
+        assert (first.changed, second.changed) == ((one,), ())
+
+
+def test_what_somebody_else_has_changed_is_not_begun() -> None:
+    cluster = Cluster(partition(0, replicas=[1, 2, 5]), partition(1))
+
+    found = cluster.advance(move(0, 1, 2, 4), move(1, 1, 2, 4))
+
+    assert cluster.orders == [(Api.REASSIGN, [[1, [1, 2, 4]]])]
+    assert [m.partition for m in found.changed] == [0]
+    assert not found.is_done
+    cluster.begin(complete=True)
+    found = cluster.go_on(found)
+    assert found.is_done
+    assert [m.partition for m in found.done] == [1]
+    assert [m.partition for m in found.changed] == [0]
+
+
+def test_what_was_seen_done_stays_done() -> None:
+    row = partition(0)
+    cluster = Cluster(row)
+    found = cluster.advance(move(0, 1, 2, 4))
+    cluster.begin(complete=True)
+    found = cluster.go_on(found)
+    assert found.is_done
+    row.update(replicas=[1, 2, 3], isr=[1, 2, 3])  # and somebody brings it back
+
+    found = cluster.go_on(found)
+
+    assert (len(found.done), found.changed, cluster.orders) == (1, (), [])
+
+
+def test_a_move_that_was_given_up_is_not_begun_again() -> None:
+    """Once or twice an old description may say that it has not begun."""
+    row = partition(0)
+    cluster = Cluster(row)
+    found = cluster.advance(move(0, 1, 2, 4))
+    cluster.orders.clear()
+    for _ in range(LOOKS_MAX - 1):
+        found = cluster.go_on(found)
+        assert (found.waiting, cluster.orders) == (1, [])
+    row.update(replicas=[1, 2, 4, 3], adding=[4], removing=[3])
+    found = cluster.go_on(found)
+    assert len(found.under_way) == 1
+    row.update(replicas=[1, 2, 3], adding=[], removing=[])
+    for _ in range(LOOKS_MAX):
+        assert not found.is_done
+        found = cluster.go_on(found)
+
+    assert found.is_done
+    assert (len(found.changed), cluster.orders) == (1, [])
+
+
+def test_what_was_begun_and_is_not_seen_yet_holds_its_slot() -> None:
+    cluster = Cluster(partition(0), partition(1))
+    found = cluster.advance(move(0, 1, 2, 4), move(1, 1, 2, 4), at_a_time=1)
+    cluster.orders.clear()
+
+    assert cluster.go_on(found, at_a_time=1).waiting == 2
+    assert cluster.orders == []
+
+
+def test_what_nobody_leads_is_not_begun_and_holds_no_slot() -> None:
+    moving = partition(0, replicas=[1, 2, 4, 3], adding=[4], removing=[3], leader=None)
+    cluster = Cluster(moving, partition(1, leader=None), partition(2))
+
+    found = cluster.advance(*(move(n, 1, 2, 4) for n in range(3)), at_a_time=1)
+
+    assert cluster.orders == [(Api.REASSIGN, [[2, [1, 2, 4]]])]
+    assert found.stuck == (("t", 0), ("t", 1))
+    assert (len(found.under_way), found.waiting) == (1, 2)
 
 
 def test_an_answer_of_another_length_is_no_answer() -> None:

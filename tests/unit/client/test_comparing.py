@@ -49,10 +49,10 @@ def compare(
     *,
     start: int = 0,
     end: int,
-    is_compacted: bool = False,
+    by_records: bool = False,
 ) -> Comparison:
     """Give each copy's frames one by one, as they are asked for."""
-    comparison = comparison_of("t", 0, SEED, tuple(copies), start, end, is_compacted=is_compacted)
+    comparison = comparison_of("t", 0, SEED, tuple(copies), start, end, by_records=by_records)
     frames: dict[int, Iterator[bytes]] = {b: iter(f) for b, f in copies.items()}
     while (broker := comparison.wanting()) is not None:
         comparison.take(broker, next(frames[broker]))
@@ -122,22 +122,22 @@ FULL = [(0, b"k", b"1"), (1, b"l", b"2"), (2, b"k", b"3"), (3, b"m", b"4")]
 def test_who_has_compacted_lacks_only_what_is_superseded() -> None:
     copies = {1: [batch(FULL)], 2: [batch(FULL[1:])]}
 
-    assert compare(copies, end=4, is_compacted=True).difference is None
-    assert compare({2: copies[2], 1: copies[1]}, end=4, is_compacted=True).difference is None
+    assert compare(copies, end=4, by_records=True).difference is None
+    assert compare({2: copies[2], 1: copies[1]}, end=4, by_records=True).difference is None
 
 
 def test_a_newest_record_that_one_lacks_is_found() -> None:
     copies = {1: [batch(FULL)], 2: [batch([FULL[0], FULL[2], FULL[3]])]}
-    found = difference(copies, end=4, is_compacted=True)
+    found = difference(copies, end=4, by_records=True)
 
     assert (found.offset, found.groups) == (1, ((1,), (2,)))
     assert found.what == "broker 2 has neither this record nor a newer one of its key"
-    assert difference({2: copies[2], 1: copies[1]}, end=4, is_compacted=True).offset == 1
+    assert difference({2: copies[2], 1: copies[1]}, end=4, by_records=True).offset == 1
 
 
 def test_another_record_at_an_offset_is_found() -> None:
     other = [FULL[0], (1, b"l", b"X"), *FULL[2:]]
-    found = difference({1: [batch(FULL)], 2: [batch(other)]}, end=4, is_compacted=True)
+    found = difference({1: [batch(FULL)], 2: [batch(other)]}, end=4, by_records=True)
 
     assert found == Difference(1, ((1,), (2,)), "other value")
 
@@ -146,14 +146,13 @@ def test_a_tombstone_may_be_gone_with_what_it_deleted() -> None:
     rows: list[Row] = [(0, b"k", b"1"), (1, b"k", None), (2, b"l", b"2")]
 
     assert (
-        compare({1: [batch(rows)], 2: [batch(rows[2:])]}, end=3, is_compacted=True).difference
-        is None
+        compare({1: [batch(rows)], 2: [batch(rows[2:])]}, end=3, by_records=True).difference is None
     )
 
 
 def test_a_record_without_a_key_is_never_compacted() -> None:
     rows: list[Row] = [(0, None, b"1"), (1, b"l", b"2")]
-    found = difference({1: [batch(rows)], 2: [batch(rows[1:])]}, end=2, is_compacted=True)
+    found = difference({1: [batch(rows)], 2: [batch(rows[1:])]}, end=2, by_records=True)
 
     assert "one without a key stays" in found.what
 
@@ -162,7 +161,7 @@ def test_a_merged_batch_that_begins_before_is_not_counted_twice() -> None:
     first, rest = batch(FULL[:2]), batch(FULL[2:])
     merged = batch(FULL)  # compacted between the first frame and the second
 
-    assert compare({1: [first, rest], 2: [first, merged]}, end=4, is_compacted=True).records == 4
+    assert compare({1: [first, rest], 2: [first, merged]}, end=4, by_records=True).records == 4
 
 
 def test_too_many_keys_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +169,7 @@ def test_too_many_keys_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Row] = [(n, b"%d" % n, b"x") for n in range(5)]
 
     with pytest.raises(TooManyKeysError):
-        compare({1: [batch(rows)], 2: [batch(rows[4:])]}, end=5, is_compacted=True)
+        compare({1: [batch(rows)], 2: [batch(rows[4:])]}, end=5, by_records=True)
 
 
 @given(
@@ -188,7 +187,7 @@ def test_whatever_compaction_leaves_is_equal(
         kept = [r for r in full if newest[r[1]] == r[0] or data.draw(st.booleans())]
         copies[broker] = [batch(kept)]
 
-    assert compare(copies, end=len(full), is_compacted=True).difference is None
+    assert compare(copies, end=len(full), by_records=True).difference is None
 
 
 @given(
@@ -207,7 +206,7 @@ def test_a_newest_record_that_is_gone_is_found(
     copies[loser] = [r for r in full if r[0] != gone]
 
     found = difference(
-        {b: [batch(rows)] for b, rows in copies.items()}, end=len(full), is_compacted=True
+        {b: [batch(rows)] for b, rows in copies.items()}, end=len(full), by_records=True
     )
 
     assert found.groups == ((3 - loser,), (loser,))

@@ -182,12 +182,25 @@ def test_a_broker_is_emptied_as_far_as_there_are_others(cluster: Cluster) -> Non
     assert len(left) == staying
     for before, now in zip(partitions, done, strict=True):
         assert len(set(now.replicas)) == len(before.replicas)
+        assert not before.is_fixed or now == before
         kept = [b for b in before.replicas if b != leaving]
         assert set(kept) <= set(now.replicas), "more moved than had to"
     for placed in left:
+        if placed.is_fixed:
+            continue
         assert set(others) <= set(placed.replicas), "there was room elsewhere"
         assert placed.replicas[0] != leaving or len(placed.replicas) == 1
     assert plan_drain(seats, done, leaving) == ([], staying)
+
+
+def test_a_drain_leaves_what_nobody_leads() -> None:
+    seats = [Seat(b, None, is_open=True) for b in (1, 2, 3)]
+    partitions = [Placed("t", 0, (1, 2), 0, is_fixed=True), Placed("t", 1, (1, 2), 0)]
+
+    moves, staying = plan_drain(seats, partitions, 1)
+
+    assert moves == [Move("t", 1, (1, 2), (3, 2), 0)]
+    assert staying == 1
 
 
 def test_a_new_broker_gets_its_share() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from zmqmq.batch.decode import RecordBatch, check_batch, decode_batches
 from zmqmq.batch.layout import unpack_header
@@ -46,12 +46,14 @@ class PartitionCheck(NamedTuple):
     bytes: int
     """Of one copy."""
     by: str
-    """`bytes`, or `records` where the topic is compacted."""
+    """`bytes`, or `records` where the topic is compacted, or was once."""
     difference: Difference | None
     unread: tuple[str, ...]
     """What could not be read, and why."""
     notes: tuple[str, ...]
-    """What was not compared for a good reason."""
+    """What was not compared for a good reason, and what differs for one."""
+    is_compacted: bool = False
+    """Whether records were compacted away, on a broker at least. Only `by` records tells."""
 
     @property
     def is_equal(self) -> bool:
@@ -66,6 +68,9 @@ class TooManyKeysError(Exception):
 class Comparison:
     """One partition; both kinds have these."""
 
+    by: ClassVar[str]
+    """What is compared."""
+
     def __init__(self, brokers: Sequence[int], start: int, end: int) -> None:
         self.brokers = tuple(brokers)
         self.end = end
@@ -74,6 +79,8 @@ class Comparison:
         self.compared_end = start
         self.batches = self.records = self.bytes = 0
         self.difference: Difference | None = None
+        self.is_compacted = False
+        """Whether a batch that was compared by records has fewer of them than offsets."""
 
     def wanting(self) -> int | None:
         """Whom to read from next, at its `position`; None: it is over."""
@@ -92,6 +99,8 @@ class Comparison:
 
 class ByBytes(Comparison):
     """Of logs that are not compacted."""
+
+    by = "bytes"
 
     def __init__(
         self, topic: str, partition: int, seed: int, brokers: Sequence[int], start: int, end: int
@@ -160,6 +169,8 @@ class ByBytes(Comparison):
 class ByRecords(Comparison):
     """Of logs that each broker compacts by itself."""
 
+    by = "records"
+
     def __init__(
         self, topic: str, partition: int, seed: int, brokers: Sequence[int], start: int, end: int
     ) -> None:
@@ -195,6 +206,7 @@ class ByRecords(Comparison):
     def _take_batch(self, broker: int, batch: RecordBatch) -> None:
         self.batches += broker == self.brokers[0]
         self.bytes += batch.header.size if broker == self.brokers[0] else 0
+        self.is_compacted |= batch.header.record_count <= batch.header.last_offset_delta
         # A compaction may have put a batch in the place of two, one of which was read.
         known = self.position[broker]
         self._waiting[broker].extend(r for r in batch.records() if r.offset >= known)
@@ -244,10 +256,10 @@ def comparison_of(
     start: int,
     end: int,
     *,
-    is_compacted: bool,
+    by_records: bool,
 ) -> Comparison:
     """How a partition is compared."""
-    kind = ByRecords if is_compacted else ByBytes
+    kind = ByRecords if by_records else ByBytes
     return kind(topic, partition, seed, brokers, start, end)
 
 

@@ -70,9 +70,10 @@ def plan_balance(seats: Iterable[Seat], partitions: Sequence[Placed]) -> list[Mo
 def plan_drain(
     seats: Iterable[Seat], partitions: Sequence[Placed], leaving: int
 ) -> tuple[list[Move], int]:
-    """Moves that empty a broker, and how many replicas have to stay there for want of others.
+    """Moves that empty a broker, and how many replicas have to stay there: for want of others, or
+    because they are fixed.
 
-    Of what stays it is the first replica only where it is the only one.
+    Of what stays for want of others it is the first replica only where it is the only one.
     """
     loads = Loads(seats, partitions)
     loads.close(leaving)
@@ -80,6 +81,9 @@ def plan_drain(
     # The largest first: what is left evens out what they have made uneven.
     order = sorted(loads.held[leaving], key=lambda i: (-partitions[i].bytes, i))
     for index in order:
+        if partitions[index].is_fixed:
+            staying += 1
+            continue
         target = loads.best_place(index, leaving)
         if target is not None:
             loads.move(index, leaving, target)
