@@ -187,7 +187,7 @@ class Server:
     async def _say_clean(self) -> None:
         """All logs are closed and on disk: `format` says so last, outside of the pool, which is
         shut by now."""
-        for effect in self._broker.finish(self._read_clocks()):
+        for effect in self._broker.finish():
             assert isinstance(effect, WriteFormat), effect
             self._feed(await asyncio.to_thread(self._disk_work.write_format, effect))
 

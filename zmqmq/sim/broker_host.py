@@ -229,7 +229,7 @@ class BrokerHost:
             except StorageError as error:
                 log.fail(error)
         self.housekeeper.write(clean=True)
-        self._carry_out(broker.finish(self._now()))
+        self._carry_out(broker.finish())
 
     # Events
 

@@ -112,3 +112,23 @@ def test_after_a_recovery_a_copy_shows_nothing_before_it_has_heard_of_the_leader
     apart.lose()
     d.heal()
     d.until(lambda: d.batches(3) == d.batches(1) and d.isr == [1, 2, 3], "3 has what they have")
+
+
+def test_a_stop_that_could_not_flush_is_none_that_vouches() -> None:
+    """Seed 19074. Under `replicated` the only copy has acknowledged what its disk then refuses; the
+    broker is stopped in good order, and loses its power.
+
+    Its entry counts only after a clean stop (D6), and this was none: the loss is flagged (D8)."""
+    d = Driven(brokers=1, flush="replicated", min_isr=1)
+    d.send_acked()
+    d.hosts[1].disk.fail("sync", count=1_000, end=".log")
+    d.run(0.2)
+    d.stop(1)
+    d.hosts[1].disk.mend()
+    d.power_cut(1)
+    d.restart(1)
+    d.settle()
+    assert d.document.leader is None
+    d.begin_control()
+    d.until(lambda: d.document.leader is not None, "the only copy leads again")
+    assert d.document.rec == d.document.leader_epoch

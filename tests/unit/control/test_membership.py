@@ -191,7 +191,7 @@ def test_d4_after_a_clean_stop_it_vouches_for_everything() -> None:
     first = Stand()
     one = first.up()
     first.machine.shut_down(first.now)
-    first.machine.finish(first.now)
+    first.machine.finish(is_clean=True)
     assert not first.left, "the mark is durable first"
     first.written()
     assert (first.left, first.machine.is_stopped) == (1, True)
@@ -445,7 +445,7 @@ def test_a_registration_that_comes_while_it_stops_is_given_up() -> None:
         stand.machine.lost(stand.now, "fenced")
         stand.advance(SECOND)
         stand.machine.shut_down(stand.now)
-        stand.machine.finish(stand.now)
+        stand.machine.finish(is_clean=True)
         if is_written:
             stand.written()
         stand.registered()
@@ -460,9 +460,19 @@ def test_a_stopped_broker_does_not_register_again() -> None:
     stand = Stand()
     stand.up()
     stand.machine.shut_down(stand.now)
-    stand.machine.finish(stand.now)
+    stand.machine.finish(is_clean=True)
     stand.written()
     stand.machine.lost(stand.now, "revoked")
     stand.advance(60 * SECOND)
     assert len(stand.registrations) == 1
     assert stand.machine.next_ns is None or stand.machine.next_ns > stand.now.ns
+
+
+def test_d6_a_stop_that_has_not_flushed_everything_is_not_called_clean() -> None:
+    stand = Stand()
+    stand.up()
+    stand.machine.shut_down(stand.now)
+    stand.machine.finish(is_clean=False)
+    stand.written()
+    assert stand.left == 1
+    assert stand.on_disk.clean_epoch is None

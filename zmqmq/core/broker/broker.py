@@ -366,9 +366,10 @@ class Broker(Parts):
         """Whether nobody needs this broker any more, or it has waited long enough."""
         return self.membership.may_stop(now)
 
-    def finish(self, now: Now) -> Sequence[Effect]:
-        """All logs are closed and flushed: say so on the disk, and give up the registration."""
-        self.membership.finish(now)
+    def finish(self) -> Sequence[Effect]:
+        """All logs are closed and flushed, or have failed: say so on the disk, and give up the
+        registration."""
+        self.membership.finish(is_clean=not any(log.failed for log in self.replicas.logs))
         return self.outbox.take()
 
     def _tick(self, now: Now) -> None:

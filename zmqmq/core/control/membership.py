@@ -289,16 +289,17 @@ class Membership:
             return False
         return not any(self._is_needed(place, others) for place in self._places())
 
-    def finish(self, now: Moment) -> None:
-        """Everything is flushed: say so on disk, and go (C10)."""
-        del now
+    def finish(self, *, is_clean: bool) -> None:
+        """Go; where everything is flushed, say so on disk first (C10). A log that has failed is not
+        flushed, and under `replicated` must not count as if it was (D6)."""
 
         def written(_now: Moment) -> None:
             self._state = _State.STOPPED
             self._orders.unregister()
 
         self._state = _State.STOPPING
-        self._write(replace(self._format, clean_epoch=self._format.epoch), written)
+        clean_epoch = self._format.epoch if is_clean else None
+        self._write(replace(self._format, clean_epoch=clean_epoch), written)
 
     def _places(self) -> Collection[tuple[bytes, int]]:
         return self._image.held.get(self._process.broker_id, {})
