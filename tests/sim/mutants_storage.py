@@ -131,7 +131,7 @@ def quarantine_without_a_word(patch: Patch) -> None:
     patch.setattr(Format, "without", lambda self, _: replace(self))
 
 
-@mutant("F10", schedules=["schedule_29_nats_7549_damage_of"], seeds=[197])
+@mutant("F10", schedules=["schedule_29_nats_7549_damage_of"], seeds=[451])
 def damage_is_a_torn_tail(patch: Patch) -> None:
     """Whatever is wrong in a log is cut at the start, with all behind it."""
     open_log = broker_host.open_log
