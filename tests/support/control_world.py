@@ -35,6 +35,7 @@ from zmqmq.model.topics import TopicConfig
 
 KEYS = KeySpace.of_cluster("test")
 SECOND = 10**9
+UNCLEAN_WAIT_NS = 10 * SECOND
 
 
 class Now(NamedTuple):
@@ -63,7 +64,9 @@ class Node:
         self.lease = 0
         self.me: Member | None = None
         self.seen: list[Change] = []
-        self.controller = Controller(broker_id, KEYS, self.image, self.begin, self.ask)
+        self.controller = Controller(
+            broker_id, KEYS, self.image, self.begin, self.ask, UNCLEAN_WAIT_NS
+        )
 
     def begin(self, ops: Sequence[Op], ifs: Sequence[If], then: Then) -> None:
         check_commit([replace(op, lease=0) if isinstance(op, Put) else op for op in ops], ifs)

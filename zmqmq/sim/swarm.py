@@ -94,13 +94,15 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
     brokers = stream.choice((3, 3, 3, 3, 3, 3, 3, 2, 1))
     topics = _draw_topics(stream, brokers)
     topics = _draw_compaction(chance.stream("swarm/compaction"), topics)
+    is_unclean = any("unclean_election" in plan.config for plan in topics.values())
+    unclean = chance.stream("swarm/unclean").choice((500, 2_000)) if is_unclean else 10_000
     places = chance.stream("places")
     racks = places.choice((0, 0, 2, 3))
     cluster = ClusterOptions(
         brokers=brokers,
         topics={name: plan.partitions for name, plan in topics.items()},
         weather=stream.choice(WEATHERS),
-        hosts=replace(_draw_hosts(stream, brokers), racks=racks),
+        hosts=replace(_draw_hosts(stream, brokers, unclean), racks=racks),
     )
     clients = [
         plan._replace(rack=cluster.hosts.rack_of(places.randrange(3)))
@@ -191,7 +193,7 @@ def _draw_compaction(stream: Stream, topics: Mapping[str, TopicPlan]) -> dict[st
     return drawn
 
 
-def _draw_hosts(stream: Stream, brokers: int) -> HostOptions:
+def _draw_hosts(stream: Stream, brokers: int, unclean_wait_ms: int) -> HostOptions:
     choice = stream.choice
     return HostOptions(
         lease_ns=choice((1_500, 2_000, 3_000, 5_000)) * MS,
@@ -204,6 +206,7 @@ def _draw_hosts(stream: Stream, brokers: int) -> HostOptions:
             offsets_replicas=brokers,
             session_lease_ms=choice((2_000, 10_000, 60_000)),
             fetches_max=choice((8, 64)),
+            unclean_wait_ms=unclean_wait_ms,
         ),
         storage=StorageOptions(
             index_interval_bytes=choice((512, 512, 16_384)),

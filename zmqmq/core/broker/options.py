@@ -70,3 +70,12 @@ class ServingOptions:
             maximum=15,
         ),
     ] = 0
+    unclean_wait_ms: Annotated[
+        int,
+        Setting(
+            "So long nobody may lead a partition with unclean_election=on before who has most "
+            "does, and records may be lost. By then whoever was only late has come back.",
+            minimum=500,
+            unit=Unit.MS,
+        ),
+    ] = 10_000

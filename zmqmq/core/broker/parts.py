@@ -149,7 +149,12 @@ class Parts(ABC):
         self.damage = Damage(self.replicas, self.membership, self.outbox)
         self.catalog.is_given_up = self.damage.is_given_up
         self.controller = Controller(
-            identity.broker_id, keys, self.image, self.commits.begin, self.reporting.ask
+            identity.broker_id,
+            keys,
+            self.image,
+            self.commits.begin,
+            self.reporting.ask,
+            self.options.unclean_wait_ms * 1_000_000,
         )
         self.health = Health(self.image, identity, self.peers, self.controller)
 

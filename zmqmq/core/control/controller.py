@@ -136,8 +136,15 @@ class Controller:
     """Lives as long as its broker; acts while it is in office."""
 
     def __init__(
-        self, broker_id: int, keys: KeySpace, image: Image, begin: Begin, ask_report: AskReport
+        self,
+        broker_id: int,
+        keys: KeySpace,
+        image: Image,
+        begin: Begin,
+        ask_report: AskReport,
+        unclean_wait_ns: int,
     ) -> None:
+        self._unclean_wait_ns = unclean_wait_ns
         self._keys = keys
         self._image = image
         self._begin = begin
@@ -276,8 +283,9 @@ class Controller:
                 wish.refuse(now, refusal(Code.NOT_LEADER, "this broker is the controller no more"))
         if epoch is None:
             return
+        recoveries = Recoveries(self._ask_report, self._unclean_wait_ns)
         finishing = Finishing(self._campaign, self._keys, self._image, self._begin)
-        term = self._term = _Term(epoch, Recoveries(self._ask_report), finishing)
+        term = self._term = _Term(epoch, recoveries, finishing)
         term.prefer_ns = now.ns + PREFER_EVERY_NS
         for place, known in self._image.partitions.items():
             term.dirty[place] = None

@@ -24,8 +24,6 @@ from zmqmq.core.replication.vouching import Place
 AskReport = Callable[[Place, Sequence[int], int], None]
 """Ask these brokers for a Report of a partition, in this leader epoch; answers may be lost."""
 ASK_EVERY_NS: Final = 10**9
-UNCLEAN_WAIT_NS: Final = 10 * 10**9
-"""As long as a lease runs: whoever lost its session has come back by then (C7)."""
 
 
 class _Open:
@@ -43,8 +41,9 @@ class _Open:
 class Recoveries:
     """Of one controller epoch."""
 
-    def __init__(self, ask_report: AskReport) -> None:
+    def __init__(self, ask_report: AskReport, unclean_wait_ns: int) -> None:
         self._ask_report = ask_report
+        self._unclean_wait_ns = unclean_wait_ns
         self._open: dict[Place, _Open] = {}
         self._allowed: dict[Place, None] = {}
         self._waiting: dict[Place, None] = {}
@@ -98,7 +97,7 @@ class Recoveries:
             wanted = tuple(k.broker_id for k in known if k is not None and k.live is not None)
             waited_ns = now.ns - found.since_ns
             is_complete = all(broker_id in found.reports for broker_id in wanted)
-            if waited_ns >= (UNCLEAN_WAIT_NS if is_complete else 2 * UNCLEAN_WAIT_NS):
+            if waited_ns >= self._unclean_wait_ns * (1 if is_complete else 2):
                 after = unclean(document, place, brokers, found.reports)
                 if after is not None:
                     return after
