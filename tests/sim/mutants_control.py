@@ -126,11 +126,13 @@ def writes_without_guard(patch: Patch) -> None:
     """A controller writes without a look whether it is in office, and what stands there."""
     begin = Controller.__init__
 
-    def init(self: Controller, broker_id: int, keys: Any, image: Any, then: Any, ask: Any) -> None:
+    def init(
+        self: Controller, broker_id: int, keys: Any, image: Any, then: Any, *others: Any
+    ) -> None:
         def unguarded(ops: Any, ifs: Any, answered: Any) -> None:
             then(ops, ifs if ops[0].key == keys.controller else (), answered)
 
-        begin(self, broker_id, keys, image, unguarded, ask)
+        begin(self, broker_id, keys, image, unguarded, *others)
 
     patch.setattr(Controller, "__init__", init)
 

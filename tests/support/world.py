@@ -398,7 +398,7 @@ class World:
                 self._sync(flush := log.begin_flush())
                 log.end_flush(flush)
         self.checkpoint(clean=True)
-        self._carry_out(self.broker.finish(self._now))
+        self._carry_out(self.broker.finish())
         self._run()
 
     def checkpoint(self, *, clean: bool = False) -> None:
