@@ -388,21 +388,28 @@ class Leading:
             return
         self._look_ns = now.ns + LOOK_NS
         self._readers = {place: end for place, end in self._readers.items() if end > now.ns}
+        brokers = self._brokers()
         for partition in tuple(self._catalog.partitions.values()):
             document = partition.isr.document
             if len(document.replicas) > 1 or document.flush != partition.log.config.flush:
-                self.propose(now, partition)
+                self._propose(now, partition, brokers)
                 if partition.advance():
                     self._moved([partition])
 
     def propose(self, now: Now, partition: Partition) -> None:
         """Change the ISR or the flush mode, if it is to be changed (L7, L8, D12)."""
+        self._propose(now, partition, self._brokers())
+
+    def _brokers(self) -> Brokers:
         brokers = self._image.brokers
         registrations = {
             i: known.registration for i, known in brokers.items() if known.registration is not None
         }
         leaving = [i for i, known in brokers.items() if known.is_shutting_down]
-        proposal = partition.next_proposal(now.ns, Brokers(registrations, leaving), self._keys)
+        return Brokers(registrations, leaving)
+
+    def _propose(self, now: Now, partition: Partition, brokers: Brokers) -> None:
+        proposal = partition.next_proposal(now.ns, brokers, self._keys)
         if proposal is not None:
             self._commits.begin(proposal.ops, proposal.ifs, partial(self._committed, partition))
 
