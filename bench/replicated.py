@@ -2,6 +2,7 @@
 
     python -m bench.replicated throughput --size 100      against one broker, in turns
     python -m bench.replicated failover --kills 30        longest time without an acknowledgement
+    python -m bench.replicated partitions --count 3000    CPU at rest, and the loss of a broker
 
 `etcd` is the one that ZMQMQ_ETCD names, or that is on PATH. All is on loopback.
 """
@@ -19,18 +20,20 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import zmqmq
 from bench.server import Server, broker, free_port, fresh_folder, serving
+from zmqmq.bench.processes import cpu_of
 from zmqmq.bench.target import random_values
 from zmqmq.errors import ZmqmqError
 
 TOPIC: Final = "replicated"
 IN_SYNC_SECONDS: Final = 60
 PACE_SECONDS: Final = 0.002
+REST_SECONDS: Final = 15
 SIGNALS: Final = {
     "leader": signal.SIGKILL,
     "follower": signal.SIGKILL,
@@ -73,20 +76,33 @@ class Cluster:
         """As `kill` does."""
         self._brokers[number].process.send_signal(which)
 
+    def cpu_ns(self, number: int) -> int:
+        """What it has used since its start."""
+        cpu = cpu_of(self._brokers[number].pid)
+        if cpu is None:
+            raise ProcessLookupError(f"broker {number} is gone")
+        return cpu.whole
+
     def create(self, client: zmqmq.Client, partitions: int) -> None:
         """A topic with three replicas, all in sync."""
         client.topics.create(TOPIC, partitions, replicas=3)
         in_sync(client)
 
 
+def described(client: zmqmq.Client) -> Sequence[zmqmq.PartitionDescription]:
+    """All partitions, as far as somebody tells."""
+    while True:
+        with contextlib.suppress(ZmqmqError):
+            return client.topics.describe(TOPIC).partitions
+
+
 def in_sync(client: zmqmq.Client) -> zmqmq.PartitionDescription:
     """Wait until all replicas are; the first partition."""
     end = time.monotonic() + IN_SYNC_SECONDS
     while time.monotonic() < end:
-        with contextlib.suppress(ZmqmqError):
-            partitions = client.topics.describe(TOPIC).partitions
-            if all(len(p.isr) == 3 and p.leader is not None for p in partitions):
-                return partitions[0]
+        found = described(client)
+        if found and all(len(p.isr) == 3 and p.leader is not None for p in found):
+            return found[0]
         time.sleep(0.1)
     raise TimeoutError(f"the replicas are not in sync after {IN_SYNC_SECONDS} s")
 
@@ -237,6 +253,26 @@ def _round(three: Cluster, client: zmqmq.Client, sender: Sender, kind: str) -> f
     return gap
 
 
+# Many partitions
+
+
+def partitions(count: int) -> None:
+    """Prints the CPU of brokers that do nothing, and when all partitions of a lost one are led."""
+    with cluster() as three, zmqmq.connect(three.servers, request_timeout_ms=120_000) as client:
+        three.create(client, count)
+        time.sleep(REST_SECONDS)
+        before = {n: three.cpu_ns(n) for n in (1, 2, 3)}
+        time.sleep(REST_SECONDS)
+        spent = {n: three.cpu_ns(n) - then for n, then in before.items()}
+        shares = [round(ns / REST_SECONDS / 1e7, 2) for ns in spent.values()]
+        began = time.monotonic()
+        three.signal(2, signal.SIGKILL)
+        while any(2 in p.isr or p.leader in (2, None) for p in described(client)):
+            time.sleep(0.2)
+        took = round(time.monotonic() - began, 2)
+    print(json.dumps({"partitions": count, "idle_cpu_percent": shares, "handled_after_s": took}))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.replicated", description=__doc__)
@@ -251,9 +287,11 @@ def main() -> None:
     over.add_argument("--followers", type=int, default=5, help="kills of a follower (5)")
     over.add_argument("--freezes", type=int, default=5, help="of the leader (5)")
     over.add_argument("--stops", type=int, default=6, help="of the leader, cleanly (6)")
+    many = commands.add_parser("partitions")
+    many.add_argument("--count", type=int, default=3_000)
     options = vars(parser.parse_args())
     command = options.pop("command")
-    (throughput if command == "throughput" else failover)(**options)
+    {"throughput": throughput, "failover": failover, "partitions": partitions}[command](**options)
 
 
 if __name__ == "__main__":
