@@ -35,12 +35,17 @@ def start_broker(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], 
             stdout=subprocess.PIPE,
             stderr=log,
         )
-    assert process.stdout is not None
-    assert select.select([process.stdout], [], [], SECONDS)[0], "no ready line"
-    line = process.stdout.readline().decode()
-    found = re.search(r"127\.0\.0\.1:\d+", line)
-    assert "ready" in line
-    assert found, line
+    try:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], SECONDS)[0], "no ready line"
+        line = process.stdout.readline().decode()
+        found = re.search(r"127\.0\.0\.1:\d+", line)
+        assert "ready" in line, folder.with_suffix(".log").read_text()
+        assert found, line
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
     return process, found[0]
 
 

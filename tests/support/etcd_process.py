@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -22,6 +23,8 @@ from tests.support.broker_process import missing
 from zmqmq.runtime.etcd.version import Version
 
 START_S = 30.0
+PORTS = range(12_000, 32_000)
+"""Below net.ipv4.ip_local_port_range."""
 OLDEST = Version(3, 5, 16)
 
 
@@ -54,12 +57,15 @@ def on_uvloop(work: Coroutine[Any, Any, None]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports of 127.0.0.1 that nobody has now. Not from where connections take theirs: one of those
+    could be taken before it is listened on, or while its broker is down."""
+    found: dict[int, None] = {}
+    while len(found) < count:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found[port] = None
+    return list(found)
 
 
 class EtcdMember:
