@@ -71,7 +71,11 @@ class Comparison:
     by: ClassVar[str]
     """What is compared."""
 
-    def __init__(self, brokers: Sequence[int], start: int, end: int) -> None:
+    def __init__(
+        self, topic: str, partition: int, seed: int, brokers: Sequence[int], start: int, end: int
+    ) -> None:
+        self._name = (topic, partition)
+        self._seed = seed
         self.brokers = tuple(brokers)
         self.end = end
         self.position = dict.fromkeys(brokers, start)
@@ -105,9 +109,7 @@ class ByBytes(Comparison):
     def __init__(
         self, topic: str, partition: int, seed: int, brokers: Sequence[int], start: int, end: int
     ) -> None:
-        super().__init__(brokers, start, end)
-        self._name = (topic, partition)
-        self._seed = seed
+        super().__init__(topic, partition, seed, brokers, start, end)
         self._waiting: dict[int, deque[memoryview]] = {b: deque() for b in brokers}
 
     def take(self, broker: int, data: Body) -> None:
@@ -174,9 +176,7 @@ class ByRecords(Comparison):
     def __init__(
         self, topic: str, partition: int, seed: int, brokers: Sequence[int], start: int, end: int
     ) -> None:
-        super().__init__(brokers, start, end)
-        self._name = (topic, partition)
-        self._seed = seed
+        super().__init__(topic, partition, seed, brokers, start, end)
         self._waiting: dict[int, deque[Record]] = {b: deque() for b in brokers}
         self._lacking: dict[tuple[int, bytes], tuple[int, int]] = {}
         """A broker lacks a record with this key: its offset, and who has it."""

@@ -6,7 +6,7 @@ registration away, so that another one stands for it (core/control/campaign.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from zmqmq.core.broker.identity import Identity
@@ -52,7 +52,7 @@ class Health:
             for broker_id in filter(self._detector.is_silent, others):
                 # Where packets vanish, no kernel says that a connection is of no use any more.
                 self._peers.relink(broker_id)
-        self._judge(now)
+        self._judge(now, others)
 
     def linked(self, broker_id: int, *, is_up: bool) -> None:
         """A connection came up or went away."""
@@ -64,9 +64,10 @@ class Health:
     def refused(self, now: Now, broker_id: int) -> None:
         """Nobody listens where it did."""
         self._detector.refused(broker_id)
-        self._judge(now)
+        others = self._others()
+        self._judge(now, others)
         if self._detector.is_pressing():
-            self._ping_all(self._others())
+            self._ping_all(others)
 
     def heard(self, broker_id: int) -> None:
         """It has answered something else than PING."""
@@ -84,9 +85,9 @@ class Health:
             if known.epoch is not None and broker_id != self._identity.broker_id
         }
 
-    def _judge(self, now: Now) -> None:
+    def _judge(self, now: Now, others: Mapping[int, int]) -> None:
         me = Member(self._identity.broker_id, self._identity.epoch)
-        for member in self._detector.failed(me, self._others()):
+        for member in self._detector.failed(me, others):
             self._controller.convict(now, member)
 
     def _ping_all(self, broker_ids: Iterable[int]) -> None:

@@ -37,8 +37,7 @@ class Campaign:
         controller = self._image.controller
         if controller is None or self.me is None:
             return None
-        holder = Member(controller.document.broker_id, controller.document.broker_epoch)
-        return controller.epoch if holder == self.me else None
+        return controller.epoch if controller.holder == self.me else None
 
     @property
     def condition(self) -> If:
@@ -64,10 +63,7 @@ class Campaign:
         """Take the office from this run of a broker, if it has it, and fence it (D11): it has
         failed, and its lease would keep both for as long as that lasts."""
         me, controller = self.me, self._image.controller
-        if me is None or controller is None:
-            return
-        holder = Member(controller.document.broker_id, controller.document.broker_epoch)
-        if holder != member:
+        if me is None or controller is None or controller.holder != member:
             return
         office, live = self._keys.controller, self._keys.live(member.broker_id)
         conditions = [

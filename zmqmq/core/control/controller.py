@@ -216,7 +216,7 @@ class Controller:
             term.mark(report.place)
             self._run(now, term)
 
-    # What operators and other evidence ask for. Without an office all of it is refused.
+    # What operators ask for, and what evidence shows. Without an office wishes are refused.
 
     def allow_unclean(self, now: Moment, place: Place) -> bool:
         """Elect whoever has most if nobody who has everything can lead (C7); False: not in office.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from zmqmq.core.meta.fields import Member
 from zmqmq.core.meta.keys import (
     TOPIC_ID_BYTES,
     BrokerKey,
@@ -93,6 +94,11 @@ class KnownController(NamedTuple):
     document: ControllerDocument
     epoch: int
     """create_revision of the key."""
+
+    @property
+    def holder(self) -> Member:
+        """The run of a broker that has the office."""
+        return Member(self.document.broker_id, self.document.broker_epoch)
 
 
 class BrokerChange(NamedTuple):
