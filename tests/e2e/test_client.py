@@ -26,6 +26,7 @@ import pytest
 
 import zmqmq
 import zmqmq.aio
+from tests.support.etcd_process import free_ports
 from zmqmq.errors import (
     BufferFullError,
     ClosedError,
@@ -48,7 +49,7 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self.start()
 
@@ -73,12 +74,6 @@ class Broker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.communicate(timeout=SECONDS)
         self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -149,7 +144,7 @@ class TestConnecting:
         eventually(lambda: not any("short-lived" in c for c in sessions()), "the session ends")
 
     def test_nobody_there_is_told_with_each_address(self) -> None:
-        one, two = free_port(), free_port()
+        one, two = free_ports(2)
         with pytest.raises(DisconnectedError) as caught:
             zmqmq.connect(f"127.0.0.1:{one},127.0.0.1:{two}", connect_timeout_ms=700)
 
@@ -163,7 +158,8 @@ class TestConnecting:
                 zmqmq.connect(f"127.0.0.1:{port}", connect_timeout_ms=500)
 
     def test_a_server_that_is_not_there_is_passed_over(self, broker: Broker) -> None:
-        with zmqmq.connect([f"127.0.0.1:{free_port()}", broker.address]) as client:
+        (nobody,) = free_ports(1)
+        with zmqmq.connect([f"127.0.0.1:{nobody}", broker.address]) as client:
             assert client.healthy()
 
     def test_the_environment_names_the_servers(
@@ -842,7 +838,7 @@ class TestAsyncio:
 
     def test_nobody_there_is_told(self) -> None:
         async def main() -> None:
-            port = free_port()
+            (port,) = free_ports(1)
             with pytest.raises(DisconnectedError, match="refused"):
                 await zmqmq.aio.connect(f"127.0.0.1:{port}", connect_timeout_ms=300)
 
