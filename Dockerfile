@@ -22,11 +22,11 @@ COPY --from=build /opt/zmqmq /opt/zmqmq
 ENV PATH=/opt/zmqmq/bin:$PATH \
     ZMQMQ_BROKER__BROKER__DATA_DIR=/data \
     ZMQMQ_BROKER__BROKER__BIND=0.0.0.0:5755 \
-    ZMQMQ_BROKER__BROKER__BIND_PEERS=0.0.0.0:5756
+    ZMQMQ_BROKER__BROKER__BIND_PEERS=0.0.0.0:5757
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 5755 5756
+EXPOSE 5755 5756 5757
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["zmqmq", "ping", "--quiet", "--timeout", "4s"]
 ENTRYPOINT ["zmqmq"]
 CMD ["broker"]

@@ -21,7 +21,7 @@ from testcontainers.core.network import Network
 BROKERS: Final = ("b1", "b2", "b3")
 MEMBERS: Final = ("e1",)
 CLIENTS, PEERS, ETCD, ALL = "clients", "peers", "etcd", "all"
-CLIENT_PORT, PEER_PORT, ETCD_PORT = 5755, 5756, 2379
+CLIENT_PORT, PEER_PORT, ETCD_PORT = 5755, 5757, 2379
 SESSION_MS: Final = 3_000
 STOP_S: Final = 20
 NO_NAME_SERVER: Final = "192.0.2.53"

@@ -23,7 +23,7 @@ from integration.world import Way, Weather, What
 
 BROKERS: Final = ("b1", "b2", "b3")
 MEMBERS: Final = ("e1", "e2", "e3")
-CLIENT_PORT, PEER_PORT = 5755, 5756
+CLIENT_PORT, PEER_PORT = 5755, 5757
 ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
 STOP_S: Final = 10.0
 SESSION_MS: Final = 3_000

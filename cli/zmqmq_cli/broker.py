@@ -31,12 +31,29 @@ Rack = Annotated[
     str | None,
     typer.Option("--rack", metavar="NAME", help="What fails together with this broker."),
 ]
+BindPush = Annotated[
+    str | None,
+    typer.Option(
+        "--bind-push",
+        metavar="HOST:PORT",
+        help="Where to listen for subscribers. [default: the host of --bind, port 5756, or a free "
+        "one if --bind moves the other]",
+    ),
+]
+AdvertisePush = Annotated[
+    str | None,
+    typer.Option(
+        "--advertise-push",
+        metavar="HOST:PORT",
+        help="What subscribers are told to connect to, where it is not the address bound.",
+    ),
+]
 BindPeers = Annotated[
     str | None,
     typer.Option(
         "--bind-peers",
         metavar="HOST:PORT",
-        help="Where to listen for other brokers. [default: 127.0.0.1:5756]",
+        help="Where to listen for other brokers. [default: 127.0.0.1:5757]",
     ),
 ]
 AdvertisePeers = Annotated[
@@ -79,6 +96,8 @@ def broker(
     etcd: Etcd = None,
     node_id: NodeId = None,
     rack: Rack = None,
+    bind_push: BindPush = None,
+    advertise_push: AdvertisePush = None,
     bind_peers: BindPeers = None,
     advertise_peers: AdvertisePeers = None,
     config: Annotated[
@@ -110,6 +129,8 @@ def broker(
         "broker.metadata": None if etcd is None else f"etcd3://{etcd}/zmqmq",
         "broker.id": None if node_id is None else str(node_id),
         "broker.rack": rack,
+        "broker.bind_push": bind_push,
+        "broker.advertise_push": advertise_push,
         "broker.bind_peers": bind_peers,
         "broker.advertise_peers": advertise_peers,
     }

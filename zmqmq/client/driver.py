@@ -33,14 +33,18 @@ from zmqmq.client.machines.effects import (
     Link,
     Observed,
     OpenSocket,
+    OpenSubscriber,
     Rejected,
     Resolved,
     Settled,
+    Subscribe,
     Transmit,
+    Unsubscribe,
 )
 from zmqmq.client.machines.producer import Producer
 from zmqmq.client.servers import endpoint_of, look_up
 from zmqmq.errors import ClosedError, DisconnectedError, UsageError
+from zmqmq.wire.apis import PUSH_QUEUE
 
 BURST: Final = 64
 """Messages read from one socket before others get their turn."""
@@ -114,7 +118,7 @@ class SystemChance:
 
 
 class _Wire:
-    """One DEALER with its monitor."""
+    """One DEALER or SUB with its monitor."""
 
     __slots__ = ("descriptors", "monitor", "number", "socket", "unsent")
 
@@ -317,7 +321,13 @@ class Driver:
             case CommitDue(promise):
                 cast("Listener", promise).commit_due(monotonic_ns())
             case OpenSocket(number, address):
-                self._open_wire(number, address)
+                self._open_wire(number, address, zmq.DEALER)
+            case OpenSubscriber(number, address):
+                self._open_wire(number, address, zmq.SUB)
+            case Subscribe(number, subject):
+                self._set(number, zmq.SUBSCRIBE, subject)
+            case Unsubscribe(number, subject):
+                self._set(number, zmq.UNSUBSCRIBE, subject)
             case CloseSocket(number):
                 wire = self._wires.get(number)
                 if wire is not None:
@@ -327,11 +337,13 @@ class Driver:
 
     # Sockets
 
-    def _open_wire(self, number: int, address: str) -> None:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+    def _open_wire(self, number: int, address: str, kind: int) -> None:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
         for option, value in (
             (zmq.SNDHWM, 64),
-            (zmq.RCVHWM, 0),  # what was asked for bounds it; a finite one can abort (zeromq.md 0)
+            # What was asked for bounds it; a finite one can abort (zeromq.md 0). What is published
+            # nobody has asked for.
+            (zmq.RCVHWM, PUSH_QUEUE if kind == zmq.SUB else 0),
             (zmq.LINGER, 0),
             (zmq.IPV6, 1),
             (zmq.RECONNECT_IVL, random.randint(100, 500)),  # noqa: S311
@@ -360,6 +372,13 @@ class Driver:
             self._loop.call_soon(self._link, wire, Link.REFUSED)
         self._loop.call_soon(self._drain_monitor, wire)  # an edge may be gone already
         self._sent_on[wire.number] = wire
+
+    def _set(self, number: int, option: int, subject: bytes) -> None:
+        """Change what a SUB socket gets."""
+        wire = self._wires.get(number)
+        if wire is not None:
+            wire.socket.setsockopt(option, subject)
+            self._sent_on[number] = wire
 
     def _close_wire(self, wire: _Wire) -> None:
         del self._wires[wire.number]

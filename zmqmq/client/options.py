@@ -170,6 +170,14 @@ class ConsumerOptions:
     max_wait_ms: Annotated[
         int, _ms("How long a fetch waits for the first record.", 0, WAIT_MS_MAX)
     ] = 500
+    mode: Annotated[
+        str,
+        Setting(
+            "How records come: `pull` asks for them, `push` has them published as soon as they are "
+            "committed, `auto` has so where it pays. What comes is the same.",
+            choices=("pull", "push", "auto"),
+        ),
+    ] = "pull"
     stop_at_end: bool = False
     rack: str | None = None
 

@@ -326,14 +326,14 @@ class Reader:
                 self._forget(topic, partition)
                 self._paused.discard((topic, partition))
 
-    def _seek_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
-        self.machine.seek(*arguments)
+    def _seek_now(self, now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.seek(now, *arguments)
 
-    def _pause_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
-        self.machine.pause(*arguments)
+    def _pause_now(self, now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.pause(now, *arguments)
 
-    def _stop_now(self, _now: int, *arguments: Any) -> None:  # noqa: ANN401
-        self.machine.stop(*arguments)
+    def _stop_now(self, now: int, *arguments: Any) -> None:  # noqa: ANN401
+        self.machine.stop(now, *arguments)
 
     def _resume_now(self, _now: int, topic: str, partition: int) -> None:
         self.machine.resume(topic, partition)
@@ -427,6 +427,6 @@ def _abandon(driver: Driver, machine: ConsumerMachine, face: _Face) -> None:
         driver.post(_remove, driver, machine, face)
 
 
-def _remove(_now: int, driver: Driver, machine: ConsumerMachine, face: _Face) -> None:
-    driver.core.remove_consumer(machine)
+def _remove(now: int, driver: Driver, machine: ConsumerMachine, face: _Face) -> None:
+    driver.core.remove_consumer(now, machine)
     driver.listeners.discard(face)

@@ -22,7 +22,9 @@ from zmqmq.model.setting import Setting, out_of_bounds, settings_of
 from zmqmq.model.topics import TopicConfig
 
 DEFAULT_BIND: Final = "127.0.0.1:5755"
-DEFAULT_BIND_PEERS: Final = "127.0.0.1:5756"
+DEFAULT_BIND_PEERS: Final = "127.0.0.1:5757"
+CLIENTS_PORT: Final = 5755
+PUSH_PORT: Final = 5756
 EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, never bound
 """Addresses that one can listen on, and to which nobody can connect."""
 
@@ -53,6 +55,20 @@ class BrokerOptions:
         Setting(
             "`HOST:PORT` that clients are told to connect to, where it is not the one bound "
             "(containers, NAT). Empty: the one bound, which then may not be `0.0.0.0`."
+        ),
+    ] = ""
+    bind_push: Annotated[
+        str,
+        Setting(
+            "`HOST:PORT` where subscribers are listened for. Empty: the host of `bind`, and port "
+            "5756 if that has 5755, else a free one."
+        ),
+    ] = ""
+    advertise_push: Annotated[
+        str,
+        Setting(
+            "`HOST:PORT` that subscribers are told to connect to. Empty: the host that clients are "
+            "told, and the port bound."
         ),
     ] = ""
     insecure: Annotated[
@@ -98,6 +114,13 @@ class BrokerOptions:
             unit="ms",
         ),
     ] = 10_000
+
+    @property
+    def push_addresses(self) -> tuple[str, str]:
+        """Where subscribers are listened for, and what they are told if it is said."""
+        host, _, port = self.bind.rpartition(":")
+        own = f"{host}:{PUSH_PORT if port == str(CLIENTS_PORT) else 0}"
+        return self.bind_push or own, self.advertise_push
 
 
 SECTIONS: Final[Mapping[str, type]] = MappingProxyType(
@@ -194,6 +217,10 @@ def _listener_problems(broker: BrokerOptions) -> Iterator[tuple[tuple[str, ...],
     if not broker.data_dir.startswith("/"):
         yield (("broker.data_dir",), f"is {broker.data_dir!r}; it must be an absolute path")
     yield from _address_problems("bind", broker.bind, broker.advertise, broker.insecure)
+    if broker.bind_push or broker.advertise_push:
+        bind_push, told = broker.push_addresses
+        told = told or broker.advertise
+        yield from _address_problems("bind_push", bind_push, told, broker.insecure)
     if broker.metadata:
         peers = broker.bind_peers, broker.advertise_peers
         yield from _address_problems("bind_peers", *peers, broker.insecure)

@@ -36,6 +36,7 @@ from zmqmq.core.storage.data_directory import (
 )
 from zmqmq.errors import ConfigError, DirectoryError
 from zmqmq.runtime.os_disk import OSDisk
+from zmqmq.runtime.publisher import Publisher
 from zmqmq.runtime.registrars import EmbeddedRegistrar, LeaseRegistrar, Registrar
 from zmqmq.runtime.server import Server
 from zmqmq.runtime.sqlite_store import SqliteStore
@@ -172,12 +173,15 @@ class RunningBroker:
             # read from it before everything is served.
             endpoints["clients"] = _bind(server.listener, "bind", options.bind, options.advertise)
             self.endpoint = endpoints["clients"]
+            push = options.push_addresses
+            endpoints["push"] = _bind(server.publisher, "bind-push", *push, self.endpoint)
             if not config.is_alone:
                 endpoints["peers"] = _bind(
                     server.peer_listener, "bind-peers", options.bind_peers, options.advertise_peers
                 )
             await server.start()
             server.listener.listen()
+            server.publisher.listen()
             if not config.is_alone:
                 server.peer_listener.listen()
         except BaseException:
@@ -256,8 +260,10 @@ async def _cluster_id(store: MetadataStore, keys: KeySpace, known: str | None) -
     return document.cluster_id
 
 
-def _bind(listener: Listener, flag: str, address: str, advertise: str) -> str:
-    """Take a port; the address that others are told."""
+def _bind(
+    listener: Listener | Publisher, flag: str, address: str, advertise: str, like: str = ""
+) -> str:
+    """Take a port; the address that others are told: its host is that of `like`, if given."""
     host, _, port = address.rpartition(":")
     try:
         bound = listener.bind(host.strip("[]"), int(port))
@@ -266,7 +272,9 @@ def _bind(listener: Listener, flag: str, address: str, advertise: str) -> str:
             f"cannot listen on {address}: {error}; another broker may be running, "
             f"or use --{flag} HOST:PORT"
         ) from None
-    return advertise or f"{host}:{bound}"
+    if advertise:
+        return advertise
+    return f"{like.rpartition(':')[0] or host}:{bound}"
 
 
 def _raise_file_limit() -> None:

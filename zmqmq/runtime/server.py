@@ -16,6 +16,7 @@ import zmq
 
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.events import (
+    AdmitSubject,
     AnswerPeer,
     AskPeer,
     BurstEnded,
@@ -31,10 +32,12 @@ from zmqmq.core.broker.events import (
     PeerAsked,
     PeerLinked,
     PeerRefused,
+    Publish,
     Received,
     Register,
     RouteLost,
     Send,
+    SubjectWanted,
     Ticked,
     Unregister,
     WriteFormat,
@@ -58,6 +61,7 @@ from zmqmq.runtime.housekeeping import Housekeeping
 from zmqmq.runtime.mirror import Mirror
 from zmqmq.runtime.os_disk import OSDisk
 from zmqmq.runtime.peer_links import PeerLinks
+from zmqmq.runtime.publisher import Publisher
 from zmqmq.runtime.registrars import Registrar
 from zmqmq.runtime.transport import Listener
 
@@ -113,6 +117,9 @@ class Server:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.listener = Listener(
             self._context, self._loop, self._received, self._burst_ended, self._route_lost
+        )
+        self.publisher = Publisher(
+            self._context, self._loop, lambda subject: self._feed(SubjectWanted(subject))
         )
         self.peer_listener = Listener(
             self._context, self._loop, self._peer_asked, self._burst_ended, lambda _: None
@@ -194,6 +201,7 @@ class Server:
     def _disconnect(self) -> None:
         """Hear and do nothing more of one's own accord."""
         self.listener.close()
+        self.publisher.close()
         self.peer_listener.close()
         self._links.close()
         for task in self._tasks:
@@ -284,6 +292,10 @@ class Server:
             match effect:
                 case Send(route, frames):
                     self.listener.send(route, frames)
+                case Publish(frames):
+                    self.publisher.publish(frames)
+                case AdmitSubject(subject):
+                    self.publisher.admit(subject)
                 case AnswerPeer(route, frames):
                     self.peer_listener.send(route, frames)
                 case AskPeer(broker_id, frames):

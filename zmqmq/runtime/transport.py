@@ -27,6 +27,41 @@ RECEIVE_QUEUE: Final = 64
 """Requests of one client that ZeroMQ takes in while the broker is busy."""
 
 
+def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
+    """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
+    place = f"[{host}]" if ":" in host else host
+    socket.bind(f"tcp://{place}:{port}")
+    endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return int(str(endpoint).rpartition(":")[2])
+
+
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """What every socket is set to that is listened on: connections that are dead end."""
+    socket.setsockopt(zmq.BACKLOG, 4_096)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    # Evicts who reads nothing for so long. Seconds would cut clients that only pause.
+    socket.setsockopt(zmq.TCP_MAXRT, 90_000)
+
+
+def descriptor_of(socket: zmq.Socket[bytes]) -> int:
+    """What tells, edge by edge, that a socket is to be asked for its events."""
+    descriptor = socket.getsockopt(zmq.FD)
+    assert isinstance(descriptor, int)
+    return descriptor
+
+
+def has_input(socket: zmq.Socket[bytes]) -> bool:
+    """Whether something has come in."""
+    events = socket.getsockopt(zmq.EVENTS)
+    assert isinstance(events, int)
+    return bool(events & zmq.POLLIN)
+
+
 class Listener:
     """Lives on one event loop and is used from its thread alone."""
 
@@ -53,26 +88,15 @@ class Listener:
         socket.sndhwm, socket.rcvhwm = SEND_QUEUE, RECEIVE_QUEUE
         # MAXMSGSIZE is per frame; the whole message is checked when it is in.
         socket.maxmsgsize = REQUEST_BYTES_MAX
-        socket.setsockopt(zmq.BACKLOG, 4_096)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-        socket.setsockopt(zmq.IPV6, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        # Evicts who reads nothing for so long. Seconds would cut clients that only pause.
-        socket.setsockopt(zmq.TCP_MAXRT, 90_000)
+        keep_alive(socket)
 
     def bind(self, host: str, port: int) -> int:
         """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
-        place = f"[{host}]" if ":" in host else host
-        self._socket.bind(f"tcp://{place}:{port}")
-        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        return int(str(endpoint).rpartition(":")[2])
+        return bind(self._socket, host, port)
 
     def listen(self) -> None:
         """Begin to take in what arrives."""
-        self._loop.add_reader(self._fd, self._drain)
+        self._loop.add_reader(descriptor_of(self._socket), self._drain)
         self._recheck()
 
     def send(self, route: bytes, frames: Sequence[Buffer]) -> None:
@@ -101,19 +125,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; replies that are on their way get a moment."""
-        self._loop.remove_reader(self._fd)
+        self._loop.remove_reader(descriptor_of(self._socket))
         self._socket.close(linger=200)
-
-    @property
-    def _fd(self) -> int:
-        descriptor = self._socket.getsockopt(zmq.FD)
-        assert isinstance(descriptor, int)
-        return descriptor
-
-    def _has_input(self) -> bool:
-        events = self._socket.getsockopt(zmq.EVENTS)
-        assert isinstance(events, int)
-        return bool(events & zmq.POLLIN)
 
     def _recheck(self) -> None:
         if not self._is_scheduled:
@@ -123,7 +136,7 @@ class Listener:
     def _look(self) -> None:
         """After sends outside a burst: did they swallow the edge of something that came in?"""
         self._is_scheduled = False
-        if not self._socket.closed and self._has_input():
+        if not self._socket.closed and has_input(self._socket):
             self._drain()
 
     def _drain(self) -> None:
@@ -147,7 +160,7 @@ class Listener:
                 self._burst_ended()
         finally:
             self._is_draining = False
-        if count == BURST or (self._has_sent and self._has_input()):
+        if count == BURST or (self._has_sent and has_input(self._socket)):
             self._recheck()
 
     def _rest(self) -> list[Buffer]:

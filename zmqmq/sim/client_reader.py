@@ -73,7 +73,8 @@ class SimConsumer:
 
     def seek(self, topic: str, partition: int, place: Place) -> None:
         """Go on elsewhere."""
-        self.machine.seek(topic, partition, self._forget(topic, partition), place)
+        now = self._host.node.monotonic_ns()
+        self.machine.seek(now, topic, partition, self._forget(topic, partition), place)
         self._host.pump_soon()
 
     def commit(self, offsets: dict[Log, int], then: Then) -> None:
@@ -86,7 +87,7 @@ class SimConsumer:
 
     def close(self) -> None:
         """Fetch nothing more."""
-        self._host.core.remove_consumer(self.machine)
+        self._host.core.remove_consumer(self._host.node.monotonic_ns(), self.machine)
 
     def notify(self) -> None:
         """The machine has something new, or thinks that it is time to commit."""
@@ -128,4 +129,5 @@ class SimConsumer:
         chunk = self._chunk
         assert chunk is not None
         topic, partition = chunk.stream.topic, chunk.stream.partition
-        self.machine.stop(topic, partition, self._forget(topic, partition))
+        now = self._host.node.monotonic_ns()
+        self.machine.stop(now, topic, partition, self._forget(topic, partition))

@@ -186,6 +186,7 @@ REQUESTS: Final[dict[Api, Schema]] = {
     },
     Api.SUBSCRIBE: {
         "partitions": Field("list", "[topic id bin 16, partition]", minimum=1, maximum=ENTRIES_MAX),
+        "leave": Field("bool", "this session needs them published no more", default=False),
     },
     Api.CREATE_TOPIC: {
         "topic": _TOPIC,
@@ -328,8 +329,7 @@ REPLIES: Final[dict[Api, Schema]] = {
 
 PUSHED: Final[dict[Api, Schema]] = {
     Api.PUSH: {
-        "base": Field("int", "base offset of the batch in the body frame"),
-        "prev": Field("int", "offset behind the batch published before it on this subject"),
+        "prev": Field("int", "nothing that can be read is between this offset and the body frame"),
         "end": Field("int", "committed end"),
         "epoch": Field("int", "leader epoch"),
     },
@@ -341,6 +341,24 @@ PUSHED: Final[dict[Api, Schema]] = {
 }
 
 
+PUSH_BYTES_MAX: Final = 64 * 1024
+"""Batches of more bytes are not pushed, but announced."""
+PUSH_QUEUE: Final = 256
+"""Messages that wait for one subscriber; with more it loses some, and fetches them."""
+
+
 def push_subject(topic_id: bytes, partition: int) -> bytes:
     """What a SUB socket subscribes to. The last dot keeps partition 1 apart from 10."""
     return b"p.%s.%d." % (topic_id.hex().encode(), partition)
+
+
+def place_of_subject(subject: bytes) -> tuple[bytes, int] | None:
+    """Topic id and partition; None if it is the subject of none."""
+    parts = subject.split(b".")
+    if len(parts) != 4 or len(parts[1]) != 32 or not 1 <= len(parts[2]) <= 6:
+        return None
+    try:
+        topic_id, number = bytes.fromhex(parts[1].decode()), int(parts[2])
+    except ValueError:
+        return None
+    return (topic_id, number) if push_subject(topic_id, number) == subject else None

@@ -6,6 +6,10 @@ reader (client/reading.py, on the caller's thread) checksums, records and what c
 A partition is in at most one fetch at a time, since only the answer tells the next offset. As
 soon as it is there the next fetch goes out, while the caller still reads: so up to
 `prefetch_bytes` lie ready, and a caller who does not read stops the fetching.
+
+With `mode` push a partition of which everything was fetched is subscribed to (push.py), and
+fetched from again only when something is missing: what was published and lost, what is too large,
+what came while there was no room. Whoever falls behind leaves the subject, and comes back.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.backoff import backoff_delay
 from zmqmq.client.machines.commits import Commits, Offsets
@@ -21,11 +25,13 @@ from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import (
     MS,
     NEVER,
+    Body,
     Chance,
     CommitDue,
     Effect,
     Failure,
     Fetched,
+    News,
     Observed,
     Promise,
     Reply,
@@ -33,6 +39,7 @@ from zmqmq.client.machines.effects import (
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.places import Places
+from zmqmq.client.machines.push import Published, Push
 from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.sources import Source, Sources
 from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches, is_offset
@@ -57,6 +64,24 @@ FETCHES_APART: Final = 6
 PARTITIONS_AT_ONCE: Final = 1_000
 """Partitions in one fetch: what surely fits a header of 64 KiB."""
 RETRY_MAX: Final = 2_000 * MS
+JOIN_AGAIN: Final = 5_000 * MS
+"""How long a subscription is not asked for again that did not come to be, or fell silent."""
+MISSED_MAX: Final = 32
+"""Whoever could not use so much of what came, in a row, is behind, and leaves the subject."""
+UNPUSHED_MAX: Final = 8
+"""With mode `auto`: so often in a row something was only announced, because it is too large."""
+PULL_FOR: Final = 60_000 * MS
+"""And so long records are pulled then."""
+
+
+class Asked(NamedTuple):
+    """What a fetch asks of one partition."""
+
+    stream: Stream
+    topic_id: bytes
+    position: int
+    epoch: int
+    """The leader epoch that was known."""
 
 
 class Consumer:
@@ -76,8 +101,10 @@ class Consumer:
         network: Network,
         routing: Routing,
         lookup: Lookup,
+        push: Push,
         chance: Chance,
         effects: list[Effect],
+        news: News,
     ) -> None:
         self.chunks: deque[Chunk] = deque()
         self.errors: deque[ZmqmqError] = deque()
@@ -103,8 +130,10 @@ class Consumer:
         self._promise = promise
         self._routing = routing
         self._lookup = lookup
+        self._push = push
         self._chance = chance
         self._effects = effects
+        self._news = news
         self._places = Places(options.group, request_timeout, routing, lookup, chance, self._placed)
         self._sources = Sources(options.rack, network, routing)
         self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
@@ -142,19 +171,22 @@ class Consumer:
         """Read these partitions and no others; those that are new begin where `start` says."""
         self._topics.clear()
         for key in [key for key in self.streams if key not in partitions]:
-            self.streams.pop(key).request = None
+            stream = self.streams.pop(key)
+            stream.request = None
+            self._leave(now, stream, "not read any more")
         for name, partition in partitions:
             if (name, partition) not in self.streams:
                 self.streams[name, partition] = Stream(name, partition, self._start)
                 self._routing.want(now, name)
         self._is_begun = True
 
-    def seek(self, topic: str, partition: int, generation: int, place: Place) -> None:
+    def seek(self, now: int, topic: str, partition: int, generation: int, place: Place) -> None:
         """Go on from there. What was fetched, or is being fetched, under an older generation is
         stale: the reader drops it."""
         stream = self.streams.get((topic, partition))
         if stream is None:
             return
+        self._leave(now, stream, "sought")
         stream.request = None
         stream.retries = stream.not_before = 0
         stream.last_epoch = None
@@ -166,18 +198,20 @@ class Consumer:
             stream.place, stream.position = place, -1
         stream.generation = generation  # last: a reader that sees it sees the rest
 
-    def pause(self, topic: str, partition: int, generation: int) -> None:
+    def pause(self, now: int, topic: str, partition: int, generation: int) -> None:
         """Fetch nothing of this partition until a seek and `resume`."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
+            self._leave(now, stream, "paused")
             stream.request = None
             stream.generation = generation
             stream.is_paused = True
 
-    def stop(self, topic: str, partition: int, generation: int) -> None:
+    def stop(self, now: int, topic: str, partition: int, generation: int) -> None:
         """What was fetched cannot be read: fetch nothing more of this partition until a seek."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
+            self._leave(now, stream, "stopped")
             stream.request = None
             stream.generation = generation
             stream.is_stopped = True
@@ -198,11 +232,12 @@ class Consumer:
         if changed:
             commits.commit(now, changed, now + self._timeout, None)
 
-    def close(self) -> None:
+    def close(self, now: int) -> None:
         """Fetch nothing more. Answers that still come are ignored."""
         self.is_closed = True
         for stream in self.streams.values():
             stream.request = None
+            self._leave(now, stream, "closed")
         self.streams.clear()
         self.chunks.clear()
         self._commit_at = NEVER
@@ -219,6 +254,7 @@ class Consumer:
         if self._routing_version != self._routing.version or not self._is_begun:
             self._routing_version = self._routing.version
             self._follow_topics(now)
+            self._check_epochs(now)
         if any(stream.place is not None for stream in self.streams.values()):
             self._places.pump(now, self.streams.values(), has_end=self._options.stop_at_end)
         if now >= self._commit_at:
@@ -327,8 +363,8 @@ class Consumer:
             stream.request = token
             topic, partition, position = topics[stream.topic], stream.partition, stream.position
             stream.topic_id = topic.id
-            asked.append((stream, topic.id, position))
             epoch, last_epoch = topic.epochs[partition], stream.last_epoch
+            asked.append(Asked(stream, topic.id, position, epoch))
             entries.append((topic.id, partition, position, size, epoch, last_epoch))
         self._fetches[connection] = self._fetches.get(connection, 0) + 1
         self._asked_bytes += size
@@ -344,7 +380,7 @@ class Consumer:
         self,
         source: Source,
         token: object,
-        asked: Sequence[tuple[Stream, bytes, int]],
+        asked: Sequence[Asked],
         size: int,
         now: int,
         answer: Reply | Failure,
@@ -360,7 +396,7 @@ class Consumer:
                 if isinstance(answer, Failure)
                 else ProtocolError(f"FETCH was answered with {entries!r:.100}")
             )
-            for stream, _, _ in asked:
+            for stream, _, _, _ in asked:
                 if stream.request is token:
                     stream.request = None
                     self._refused(now, stream, source, error)
@@ -368,7 +404,7 @@ class Consumer:
         assert isinstance(answer, Reply)
         body = iter(answer.body)
         has_news = False
-        for (stream, topic_id, position), entry in zip(asked, entries, strict=True):
+        for (stream, topic_id, position, epoch), entry in zip(asked, entries, strict=True):
             is_data = type(entry) is list and len(entry) >= 3 and is_offset(entry[1])
             data = next(body, None) if is_data and entry[0] else None
             if stream.request is not token:
@@ -383,12 +419,95 @@ class Consumer:
                     self._take(stream, topic_id, position, data)
                     has_news = True
                 has_news |= stream.is_done
+                if not source.is_copy:
+                    self._join(now, stream, source.connection, epoch)
             else:
                 is_error = isinstance(entry, dict)
                 error = error_from_wire(entry) if is_error else ProtocolError("FETCH: no entry")
                 self._refused(now, stream, source, error)
         if has_news:
             self._effects.append(Fetched(self._promise))
+
+    # Push
+
+    def _join(self, now: int, stream: Stream, leader: Connection, epoch: int) -> None:
+        """Everything that is there may have been fetched of a stream: have the rest published."""
+        if stream.subscription is not None and stream.subscription.is_over:
+            if not stream.subscription.is_heard:
+                stream.no_push_until = now + JOIN_AGAIN
+            stream.subscription = None
+        if (
+            self._options.mode == "pull"
+            or stream.subscription is not None
+            or stream.position < stream.end
+            or stream.stop_at is not None
+            or stream.nearby is not None
+            or now < stream.no_push_until
+            or self.buffered_bytes * 2 > self._options.prefetch_bytes
+            # What was read before is compared with the log of this epoch's leader by fetching.
+            or epoch != self._routing.epoch(stream.topic, stream.partition)
+        ):
+            return
+        place = stream.topic_id, stream.partition, epoch
+        take = partial(self._published, stream)
+        stream.subscription = self._push.join(now, leader, *place, take)
+
+    def _leave(self, now: int, stream: Stream, why: str) -> None:
+        if stream.subscription is not None:
+            self._push.leave(now, stream.subscription, why)
+            stream.subscription = None
+
+    def _check_epochs(self, now: int) -> None:
+        for stream in self.streams.values():
+            subscription = stream.subscription
+            if subscription is not None:
+                epoch = self._routing.epoch(stream.topic, stream.partition)
+                if subscription.epoch != epoch:
+                    self._leave(now, stream, "leader changed")
+
+    def _published(self, stream: Stream, now: int, published: Published) -> None:
+        """Something was published to a stream that wants it: use it, or fetch."""
+        subscription = stream.subscription
+        assert subscription is not None
+        prev, end, data = published
+        position = stream.position
+        stream.end = max(stream.end, end)
+        if data is not None and prev <= position:
+            if self.buffered_bytes and (
+                self.buffered_bytes + len(data) > self._options.prefetch_bytes
+            ):
+                self._leave(now, stream, "full")
+                self._news.is_fresh = True
+                return
+            if self._take_published(stream, data):
+                subscription.missed = 0
+                return
+        if stream.position >= stream.end:
+            return
+        # It was lost, or is too large to be pushed: a fetch brings it.
+        self._news.is_fresh = True
+        subscription.missed += 1
+        if subscription.missed == 1:
+            detail = f"{stream.topic}/{stream.partition}: {position} to {end} is to be fetched"
+            self._effects.append(Observed("push-gap", detail))
+        if subscription.missed >= MISSED_MAX:
+            self._leave(now, stream, "behind")
+        elif data is None and self._options.mode == "auto" and subscription.missed >= UNPUSHED_MAX:
+            self._leave(now, stream, "too large")
+            stream.no_push_until = now + PULL_FOR
+
+    def _take_published(self, stream: Stream, data: Body) -> bool:
+        """Whether it was what comes next, or was seen already."""
+        try:
+            next_offset = end_of_batches(data)[0]
+        except CorruptDataError:
+            return False  # a fetch tells whether it is the log that is damaged
+        if next_offset > stream.position:
+            stream.request = None  # a fetch that is under way would bring the same
+            stream.retries = stream.not_before = 0
+            self._take(stream, stream.topic_id, stream.position, data)
+            self._effects.append(Fetched(self._promise))
+        return True
 
     def _take(self, stream: Stream, topic_id: bytes, position: int, data: Any) -> None:  # noqa: ANN401
         try:

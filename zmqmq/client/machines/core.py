@@ -27,6 +27,7 @@ from zmqmq.client.machines.effects import (
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.producer import Producer
+from zmqmq.client.machines.push import Push
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.stream import Place
 from zmqmq.client.options import ConsumerOptions, ProducerOptions
@@ -46,6 +47,7 @@ class Core:
         self._chance = chance
         self.network = Network(servers, Identity(client), chance, self.effects, self.news)
         self.routing = Routing(self.network, chance, self.request_timeout, self.news)
+        self.push = Push(self.network, self.request_timeout, self.effects, self.news)
         self.lookup = Lookup(self.network, self.routing, chance)
         self.admin = Admin(self.network, self.routing, chance, self.effects)
         self._producers: dict[Producer, None] = {}
@@ -122,22 +124,25 @@ class Core:
             self.network,
             self.routing,
             self.lookup,
+            self.push,
             self._chance,
             self.effects,
+            self.news,
         )
         self._consumers[consumer] = None
         return consumer
 
-    def remove_consumer(self, consumer: Consumer) -> None:
+    def remove_consumer(self, now: int, consumer: Consumer) -> None:
         """End a consumer."""
         if self._consumers.pop(consumer, 0) is None:
-            consumer.close()
+            consumer.close(now)
 
     # Driving
 
     def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
         """A message came in."""
-        self.network.handle_message(now, socket, frames)
+        if not self.push.handle_message(now, socket, frames):
+            self.network.handle_message(now, socket, frames)
 
     def handle_link(self, now: int, socket: int, link: Link) -> None:
         """A socket's TCP connection came up or went away."""
@@ -156,6 +161,7 @@ class Core:
         self.lookup.pump(now)
         for consumer in list(self._consumers):
             consumer.pump(now)
+        self.push.pump(now)
         if self.lookup.pump(now):  # some places need no question
             for consumer in list(self._consumers):
                 consumer.pump(now)
@@ -173,6 +179,7 @@ class Core:
             self.network.next_wake(),
             self.routing.next_wake(),
             self.lookup.next_wake(),
+            self.push.next_wake(),
             self.admin.next_wake(),
         )
         for producer in self._producers:
@@ -192,7 +199,8 @@ class Core:
         for producer in list(self._producers):
             self.remove_producer(producer)
         for consumer in list(self._consumers):
-            self.remove_consumer(consumer)
+            self.remove_consumer(now, consumer)
+        self.push.close()
         self.network.close(now)
         closed = DisconnectedError("the client was closed")
         for promise in (*self._connecting, *self._describing):

@@ -60,6 +60,28 @@ class OpenSocket(NamedTuple):
     address: str
 
 
+class OpenSubscriber(NamedTuple):
+    """Make a SUB socket and connect it; numbered as DEALERs are. It connects again by itself, and
+    has its subjects then as before."""
+
+    socket: int
+    address: str
+
+
+class Subscribe(NamedTuple):
+    """Have a SUB socket get what is published on this subject."""
+
+    socket: int
+    subject: bytes
+
+
+class Unsubscribe(NamedTuple):
+    """Have it do so no more. What is on its way still comes."""
+
+    socket: int
+    subject: bytes
+
+
 class CloseSocket(NamedTuple):
     """Close it without waiting; what is queued in it is dropped."""
 
@@ -130,6 +152,9 @@ class News:
 
 Effect = (
     OpenSocket
+    | OpenSubscriber
+    | Subscribe
+    | Unsubscribe
     | CloseSocket
     | Transmit
     | Resolved

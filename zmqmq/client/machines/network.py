@@ -75,6 +75,11 @@ class Network:
         self._waiting: deque[Waiting] = deque()
         self._next_waiting_deadline = NEVER
 
+    def new_socket(self) -> int:
+        """A number for a socket, never used again."""
+        self._sockets += 1
+        return self._sockets
+
     def any_ready(self, now: int) -> Connection | None:
         """A connection that answers; the same one as long as it is sound, or there is none."""
         home = self._home
@@ -269,9 +274,9 @@ class Network:
         return connection
 
     def _open(self, now: int, connection: Connection) -> None:
-        self._sockets += 1
-        self._by_socket[self._sockets] = connection
-        connection.open(now, self._sockets)
+        socket = self.new_socket()
+        self._by_socket[socket] = connection
+        connection.open(now, socket)
 
     def _forget_closed(self, socket: int, connection: Connection) -> None:
         if connection.socket != socket:

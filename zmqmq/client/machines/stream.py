@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from zmqmq.batch.layout import HEADER_SIZE
 from zmqmq.client.machines.effects import Body
+from zmqmq.client.machines.push import Subscription
 from zmqmq.errors import CorruptDataError
 from zmqmq.model.limits import INTEGER_MAX
 
@@ -60,6 +61,7 @@ class Stream:
         "last_epoch",
         "moved_at",
         "nearby",
+        "no_push_until",
         "no_rack_until",
         "not_before",
         "partition",
@@ -68,6 +70,7 @@ class Stream:
         "request",
         "retries",
         "stop_at",
+        "subscription",
         "topic",
         "topic_id",
         "unhelpful",
@@ -109,6 +112,11 @@ class Stream:
         self.unhelpful: dict[int, int] = {}
         """Brokers whose copies did not help, and until when they are not asked."""
 
+        self.subscription: Subscription | None = None
+        """Through which it is published to us."""
+        self.no_push_until = 0
+        """Until then it is not asked for: it did not help."""
+
     def __repr__(self) -> str:
         return f"<Stream {self.topic}/{self.partition} at {self.position}>"
 
@@ -135,6 +143,12 @@ class Stream:
         """Whether it has reached where it stops."""
         return self.stop_at is not None and self.place is None and self.position >= self.stop_at
 
+    @property
+    def is_pushed(self) -> bool:
+        """Whether whatever it has not got yet will come, or be announced."""
+        subscription = self.subscription
+        return subscription is not None and subscription.is_live and self.position >= self.end
+
     def can_fetch(self, now: int) -> bool:
         """Whether a fetch should ask for it now."""
         return (
@@ -144,6 +158,7 @@ class Stream:
             and not self.is_stopped
             and self.not_before <= now
             and not self.is_done
+            and not self.is_pushed
         )
 
 

@@ -36,6 +36,7 @@ from zmqmq.core.broker.events import (
     Registered,
     RegistrationLost,
     RouteLost,
+    SubjectWanted,
     Ticked,
 )
 from zmqmq.core.broker.parts import Parts
@@ -88,6 +89,8 @@ class Broker(Parts):
                 session = self.sessions.get(route)
                 if session is not None:
                     self.front.close(session)
+            case SubjectWanted(subject):
+                self.pushing.admit(subject)
             case Measured(values):
                 self.describing.measures = values
             case _:
@@ -230,6 +233,7 @@ class Broker(Parts):
             if partition.topic == OFFSETS_TOPIC:
                 self.offsets.load(partition)
                 self.offsets.commit(partition)
+            self.pushing.moved(partition)
             self.fetching.wake(partition.place)
             self.latest.check(partition)
             self.leading.moved(partition)
@@ -270,6 +274,7 @@ class Broker(Parts):
         """It does so no more."""
         self._abandon(partition, why)
         self.latest.drop(partition)
+        self.pushing.drop(partition.place)
 
     def _abandon(self, partition: Partition, why: str) -> None:
         self.producing.drop(partition, why)
@@ -376,6 +381,7 @@ class Broker(Parts):
         for waiter in self.timers.due(now.ns):
             waiter.expire()
         self.front.tick(now)
+        self.pushing.tick(now)
         self.leading.tick(now)
         self.following.tick(now)
         self.membership.tick(now)

@@ -14,11 +14,13 @@ from zmqmq.core.broker.identity import Identity
 from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.produce import Producing
+from zmqmq.core.broker.pushing import Pushing
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.broker.sessions import Session, Sessions
 from zmqmq.core.control.image import Image
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
+from zmqmq.core.storage.read_cache import ReadCache
 from zmqmq.errors import Code, refusal
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
@@ -42,8 +44,10 @@ class Describing:
         sessions: Sessions,
         producing: Producing,
         fetching: Fetching,
+        pushing: Pushing,
         flushing: Flushing,
         reads: ColdReads,
+        cache: ReadCache,
         offsets: Offsets,
         identity: Identity,
     ) -> None:
@@ -55,8 +59,10 @@ class Describing:
         self._sessions = sessions
         self._producing = producing
         self._fetching = fetching
+        self._pushing = pushing
         self._flushing = flushing
         self._reads = reads
+        self._cache = cache
         self._offsets = offsets
         self._identity = identity
         self.measures: Mapping[str, float] = {}
@@ -234,6 +240,13 @@ class Describing:
             "bytes_out_of_copies": self._fetching.bytes_of_copies,
             "sent_elsewhere": self._fetching.sent_elsewhere,
             "cold_reads": self._reads.count,
+            "shared_reads": self._cache.hits,
+            "read_cache_bytes": self._cache.bytes,
+            "subjects": len(self._pushing),
+            "pushes": self._pushing.pushes,
+            "bytes_pushed": self._pushing.bytes,
+            "heads": self._pushing.heads,
+            "subscriptions_refused": self._pushing.refused,
             "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,
             **self.measures,

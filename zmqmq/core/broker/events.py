@@ -41,6 +41,12 @@ class RouteLost(NamedTuple):
     route: bytes
 
 
+class SubjectWanted(NamedTuple):
+    """A SUB socket has subscribed; what it wants it gets once AdmitSubject is carried out."""
+
+    subject: bytes
+
+
 class Ticked(NamedTuple):
     """Time went by."""
 
@@ -147,6 +153,7 @@ Event = (
     Received
     | BurstEnded
     | RouteLost
+    | SubjectWanted
     | Ticked
     | Measured
     | FlushEnded
@@ -173,6 +180,18 @@ class Send(NamedTuple):
     """Send a reply; never waits."""
 
     route: bytes
+    frames: Sequence[Buffer]
+
+
+class AdmitSubject(NamedTuple):
+    """Let the SUB socket of the SubjectWanted that is being handled have it."""
+
+    subject: bytes
+
+
+class Publish(NamedTuple):
+    """Send to every SUB socket that has the subject, which is the first frame; never waits."""
+
     frames: Sequence[Buffer]
 
 
@@ -279,6 +298,8 @@ class CommitMetadata(NamedTuple):
 
 Effect = (
     Send
+    | AdmitSubject
+    | Publish
     | FlushFiles
     | ReadCold
     | OpenLog

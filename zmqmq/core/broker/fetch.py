@@ -32,7 +32,8 @@ from zmqmq.core.replication.vouching import Place as Where
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
-from zmqmq.core.storage.reading import Place, bytes_between, check_offset, place, take
+from zmqmq.core.storage.read_cache import ReadCache
+from zmqmq.core.storage.reading import Place, Taken, bytes_between, check_offset, place, take
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError, error_to_wire, refusal
 from zmqmq.model.limits import FRAMES_MAX, REPLY_BYTES_MAX
 from zmqmq.model.now import Now
@@ -139,6 +140,7 @@ class Fetching:
         sessions: Sessions,
         reads: ColdReads,
         options: ServingOptions,
+        cache: ReadCache,
         damaged: Callable[[Log], None],
         replica: Callable[[Where], Replica | None],
         nearest: Nearest,
@@ -148,6 +150,7 @@ class Fetching:
         self._timers = timers
         self._sessions = sessions
         self._reads = reads
+        self._cache = cache
         self._damaged = damaged
         """Told of a log that turned out to have damage."""
         self._replica = replica
@@ -399,6 +402,11 @@ class Fetching:
                 source.check(asked.offset)
             elif source.is_closed:
                 self._catalog.partition(*source.place)
+            check_offset(log, asked.offset)
+            known = self._cache.find(log, asked.offset, source.shown_end, asked.max_bytes)
+            if known is not None:
+                self._give(request, source, known)
+                return
             where = place(log, asked.offset, asked.max_bytes)
             data = where.file.read_cached(where.position, where.size)
         except WireError as error:
@@ -424,13 +432,17 @@ class Fetching:
         if isinstance(taken, int):
             self._ask_disk(request, asked, where._replace(size=taken))
             return
-        size = len(taken)
+        self._cache.add(log, offset, taken)
+        self._give(request, source, taken)
+
+    def _give(self, request: FetchRequest, source: Partition | Copy, taken: Taken) -> None:
+        size = len(taken.data)
         if request.bodies and request.taken_bytes + size > request.max_bytes:
             self._answer_rest(request)  # only the very first batch may be larger
             return
-        request.answers.append((size, end, log.start_offset))
+        request.answers.append((size, source.shown_end, source.log.start_offset))
         if size:
-            request.bodies.append(taken)
+            request.bodies.append(taken.data)
             request.taken_bytes += size
             if isinstance(source, Copy):
                 self.bytes_of_copies += size

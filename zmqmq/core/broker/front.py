@@ -19,6 +19,7 @@ from zmqmq.core.broker.offsets import Offsets
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.produce import Producing
+from zmqmq.core.broker.pushing import Pushing
 from zmqmq.core.broker.sessions import REQUESTS_MAX, Session, Sessions
 from zmqmq.core.broker.topics import Topics
 from zmqmq.core.security.authorize import ANONYMOUS
@@ -55,6 +56,7 @@ class Front:
         outbox: Outbox,
         producing: Producing,
         fetching: Fetching,
+        pushing: Pushing,
         offsets: Offsets,
         topics: Topics,
         describing: Describing,
@@ -67,6 +69,7 @@ class Front:
         self.outbox = outbox
         self.producing = producing
         self.fetching = fetching
+        self.pushing = pushing
         self.offsets = offsets
         self.topics = topics
         self.describing = describing
@@ -78,8 +81,12 @@ class Front:
     def close(self, session: Session) -> None:
         """End a session and what it waits for."""
         self.sessions.close(session)
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
         self.fetching.forget(session)
         self.fetching.credit_came(session)
+        self.pushing.forget(session)
 
     def tick(self, now: Now) -> None:
         """Time went by."""
@@ -195,7 +202,7 @@ class Front:
             case Api.CORDON:
                 self.brokers.cordon(now, session, correlation, fields)
             case Api.SUBSCRIBE:
-                raise refusal(Code.UNKNOWN_API, "this release does not push yet: use FETCH")
+                self.pushing.handle(session, correlation, fields)
             case _:
                 self.topics.handle(now, session, api, correlation, fields)
 
@@ -214,8 +221,7 @@ class Front:
             )
         new = Session(route, session_id, client, ANONYMOUS, now.ms, now.ns)
         for old in self.sessions.open(new):
-            self.fetching.forget(old)
-            self.fetching.credit_came(old)
+            self._forget(old)
         options = self.options
         self.outbox.reply(
             new,

@@ -333,7 +333,7 @@ class Leading:
         if data is not None:
             taken = take(log, where, data, offset, log.written_end, size)
             if not isinstance(taken, int):
-                return taken
+                return taken.data
             where = where._replace(size=taken)
         self._ask_disk(key, partition, where, offset, size)
         return None
@@ -375,8 +375,8 @@ class Leading:
         if isinstance(taken, int):
             self._ask_disk(key, partition, where._replace(size=taken), offset, size)
             return None
-        if len(taken):
-            self._cold[key] = (mark, offset, taken)
+        if len(taken.data):
+            self._cold[key] = (mark, offset, taken.data)
         self._wake((key[0],))
         return None
 

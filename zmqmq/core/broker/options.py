@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from zmqmq.model.limits import MIB
+from zmqmq.model.limits import GIB, MIB
 from zmqmq.model.setting import Setting, Unit
 
 
@@ -40,6 +40,15 @@ class ServingOptions:
             unit=Unit.BYTES,
         ),
     ] = 256 * MIB
+    read_cache_bytes: Annotated[
+        int,
+        Setting(
+            "What was read last stays in memory, so that consumers near the same position share "
+            "one read; 0: nothing does.",
+            maximum=64 * GIB,
+            unit=Unit.BYTES,
+        ),
+    ] = 16 * MIB
     fetches_max: Annotated[
         int, Setting("Fetches of one session that may wait for records at a time.", minimum=1)
     ] = 64

@@ -33,6 +33,7 @@ from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.peer_front import PeerFront
 from zmqmq.core.broker.peers import Peers
 from zmqmq.core.broker.produce import Producing
+from zmqmq.core.broker.pushing import Pushing
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.broker.reporting import Reporting
 from zmqmq.core.broker.sessions import Sessions
@@ -50,6 +51,7 @@ from zmqmq.core.replication.follower_session import FollowerSession
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.storage.data_directory import Format
 from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.read_cache import ReadCache
 from zmqmq.model.now import Now
 from zmqmq.model.topics import TopicConfig
 
@@ -82,6 +84,7 @@ class Parts(ABC):
         """Logs, led and followed."""
         identity, options = self.identity, self.options
         self.reads = ColdReads(self.outbox)
+        self.cache = ReadCache(options.read_cache_bytes)
         self.flushing = Flushing(self.outbox)
         self.producing = Producing(self.catalog, self.outbox, self.timers, self.flushing, options)
         self.replicas = Replicas(
@@ -117,10 +120,12 @@ class Parts(ABC):
             self.sessions,
             self.reads,
             options,
+            self.cache,
             self._damaged,
             self.replicas.all.get,
             Nearest(self.image, identity, self.leading),
         )
+        self.pushing = Pushing(self.catalog, self.outbox, identity, self.cache, self._damaged)
         self.following = Following(
             identity, self.peers, self.flushing, self.replicas, self._failed, self._told
         )
@@ -196,8 +201,10 @@ class Parts(ABC):
             self.sessions,
             self.producing,
             self.fetching,
+            self.pushing,
             self.flushing,
             self.reads,
+            self.cache,
             self.offsets,
             identity,
         )
@@ -208,6 +215,7 @@ class Parts(ABC):
             self.outbox,
             self.producing,
             self.fetching,
+            self.pushing,
             self.offsets,
             self.topics,
             self.describing,

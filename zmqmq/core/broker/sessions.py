@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zmqmq.core.broker.options import ServingOptions
+from zmqmq.core.replication.vouching import Place
 from zmqmq.core.security.authorize import Principal
 from zmqmq.errors import Code, refusal
 
@@ -46,6 +47,8 @@ class Session:
     """Fetches that are not answered."""
     starved: deque[Any] = field(default_factory=deque)
     """Fetches that wait for credit."""
+    subjects: dict[Place, None] = field(default_factory=dict)
+    """Partitions that it wants published."""
 
     @property
     def outstanding(self) -> int:

@@ -126,6 +126,8 @@ class Log:
         """A state was saved here since old ones were last removed."""
         self.hints: OrderedDict[int, tuple[Segment, int]] = OrderedDict()
         """Where readers that follow the log will go on: offset to place."""
+        self.rewinds = 0
+        """How often its end was cut. What was read before may not be what stands there now."""
 
     def __repr__(self) -> str:
         return f"<Log {self.key.folder} {self.start_offset} to {self.end_offset}>"
@@ -471,6 +473,7 @@ class Log:
         # Files of the names of others may be made anew.
         self.doomed = [s for s in self.doomed if s.base_offset < segments[-1].base_offset]
         self._newest_state = None
+        self.rewinds += 1
         self.hints.clear()
 
     def _close_idle_segments(self) -> None:

@@ -30,6 +30,14 @@ class Place(NamedTuple):
     """The offset of the batch at `position`."""
 
 
+class Taken(NamedTuple):
+    """Whole batches, none if `data` is empty."""
+
+    data: Buffer
+    next_offset: int
+    """Behind the last of them."""
+
+
 def place(log: Log, offset: int, max_bytes: int) -> Place:
     """Where to read for the batch that holds `offset` and about `max_bytes` from there on.
 
@@ -64,7 +72,7 @@ def check_offset(log: Log, offset: int) -> None:
 
 def take(
     log: Log, where: Place, data: Buffer, offset: int, end: int, max_bytes: int
-) -> Buffer | int:
+) -> Taken | int:
     """The whole batches in what was read, from the one that holds `offset` up to `end`.
 
     An int means that the first batch is larger than what was read: read that many bytes from the
@@ -98,17 +106,19 @@ def take(
     if first < 0:
         rest = where.segment.size - where.position - size
         # A header that straddles the end of what was read: it takes a longer read to tell.
-        return size + min(rest, HEADER_SIZE) if rest and expected < end else b""
+        if rest and expected < end:
+            return size + min(rest, HEADER_SIZE)
+        return Taken(b"", offset)
     # A compaction may have put another segment in the place of the one that was read.
     if log.segment_of(expected) is where.segment:
         log.hints[expected] = (where.segment, where.position + position)
         if len(log.hints) > _HINTS_MAX:
             log.hints.popitem(last=False)
     if first == 0 and position == size:
-        return data
+        return Taken(data, expected)
     part = view[first:position]
     # A short piece of a long read is copied, or it would keep all of it in memory until sent.
-    return part if len(part) * 2 > size else part.tobytes()
+    return Taken(part if len(part) * 2 > size else part.tobytes(), expected)
 
 
 def read(log: Log, offset: int, max_bytes: int, end: int) -> Buffer:
@@ -118,7 +128,7 @@ def read(log: Log, offset: int, max_bytes: int, end: int) -> Buffer:
         data = where.file.read(where.position, where.size)
         taken = take(log, where, data, offset, end, max_bytes)
         if not isinstance(taken, int):
-            return taken
+            return taken.data
         where = where._replace(size=taken)
 
 

@@ -1,0 +1,319 @@
+"""What brokers publish, and who of this client wants it (docs/protocol.md, Push).
+
+A subscription is one consumer's wish for one partition, at the leader of one epoch, for as long as
+the connection on which the leader was asked. It may end at any time, and is then made anew or not:
+nothing depends on it, since the consumer fetches whatever it does not get (consumer.py).
+
+There is one SUB socket for each broker. It connects again by itself. One that says nothing for
+three seconds, although brokers publish a HEAD every second, is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from zmqmq.client.machines.connection import Connection
+from zmqmq.client.machines.effects import (
+    NEVER,
+    SECOND,
+    Body,
+    CloseSocket,
+    Effect,
+    Failure,
+    News,
+    Observed,
+    OpenSubscriber,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+)
+from zmqmq.client.machines.network import Network
+from zmqmq.errors import ProtocolError, WireError
+from zmqmq.wire.apis import PUSHED, Api
+from zmqmq.wire.frame import decode_reply_header
+from zmqmq.wire.schema import reader
+
+SILENCE_MAX: Final = 3 * SECOND
+"""Three HEADs that did not come."""
+LOOK_EVERY: Final = SECOND
+IDLE_MAX: Final = 10 * SECOND
+"""So long a socket without subjects is kept: a consumer that is behind comes back soon."""
+PARTITIONS_AT_ONCE: Final = 1_000
+"""Partitions in one request: what surely fits a header of 64 KiB."""
+
+_read_push = reader(PUSHED[Api.PUSH])
+_read_head = reader(PUSHED[Api.HEAD])
+
+
+class Published(NamedTuple):
+    """What a subscription brings."""
+
+    prev: int
+    """Nothing that can be read lies between this offset and `data`."""
+    end: int
+    """The committed end."""
+    data: Body | None
+    """Whole batches; None if it is only announced that there are some."""
+
+
+Take = Callable[[int, Published], None]
+"""Called with the time."""
+
+
+class Subscription:
+    """See the module. Ended by `Push`, or by whoever made it."""
+
+    __slots__ = (
+        "_connection",
+        "_socket",
+        "epoch",
+        "feed",
+        "has_ended",
+        "heard_at",
+        "is_heard",
+        "missed",
+        "partition",
+        "subject",
+        "take",
+        "topic_id",
+    )
+
+    def __init__(
+        self,
+        now: int,
+        connection: Connection,
+        topic_id: bytes,
+        partition: int,
+        epoch: int,
+        take: Take,
+    ) -> None:
+        self._connection = connection
+        self._socket = connection.socket
+        self.topic_id = topic_id
+        self.partition = partition
+        self.epoch = epoch
+        self.take = take
+        self.feed: Feed | None = None
+        self.subject = b""
+        self.heard_at = now
+        self.is_heard = False
+        """Whether anything has come: from then on whatever is committed does, or leaves a gap."""
+        self.has_ended = False
+        self.missed = 0
+        """For the consumer: how often it could not use what came, in a row."""
+
+    @property
+    def connection(self) -> Connection:
+        """To the leader."""
+        return self._connection
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may be expected of it any more."""
+        return self.has_ended or self._connection.socket != self._socket
+
+    @property
+    def is_live(self) -> bool:
+        """Whether fetching can wait until something comes."""
+        return self.is_heard and not self.is_over
+
+
+class Feed:
+    """One SUB socket."""
+
+    __slots__ = ("address", "heard_at", "idle_since", "socket", "subjects")
+
+    def __init__(self, now: int, socket: int, address: str) -> None:
+        self.socket = socket
+        self.address = address
+        self.subjects: dict[bytes, list[Subscription]] = {}
+        self.heard_at = self.idle_since = now
+
+
+class Push:
+    """All subscriptions of one client."""
+
+    def __init__(
+        self, network: Network, request_timeout: int, effects: list[Effect], news: News
+    ) -> None:
+        self._network = network
+        self._timeout = request_timeout
+        self._effects = effects
+        self._news = news
+        self._asked: list[Subscription] = []
+        """Wished for, and the broker is to be asked."""
+        self._feeds: dict[str, Feed] = {}
+        self._by_socket: dict[int, Feed] = {}
+        self._look_at = NEVER
+
+    def join(
+        self,
+        now: int,
+        connection: Connection,
+        topic_id: bytes,
+        partition: int,
+        epoch: int,
+        take: Take,
+    ) -> Subscription:
+        """Ask the leader, over this connection, to publish a partition to us."""
+        subscription = Subscription(now, connection, topic_id, partition, epoch, take)
+        self._asked.append(subscription)
+        self._news.is_fresh = True
+        return subscription
+
+    def leave(self, now: int, subscription: Subscription, why: str) -> None:
+        """End a subscription; what is on its way is ignored."""
+        if subscription.has_ended:
+            return
+        is_over = subscription.is_over
+        subscription.has_ended = True
+        feed = subscription.feed
+        if feed is None:
+            return
+        others = feed.subjects[subscription.subject]
+        others.remove(subscription)
+        place = f"{subscription.subject.decode()} at {feed.address}: {why}"
+        self._effects.append(Observed("push-left", place))
+        if others:
+            return
+        del feed.subjects[subscription.subject]
+        if not feed.subjects:
+            feed.idle_since = now
+        self._effects.append(Unsubscribe(feed.socket, subscription.subject))
+        if not is_over:
+            self._tell(now, subscription)
+
+    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> bool:
+        """Something was published; whether the socket is one of ours."""
+        feed = self._by_socket.get(socket)
+        if feed is None:
+            return False
+        feed.heard_at = now
+        subscriptions = feed.subjects.get(bytes(frames[0]))
+        if subscriptions is None:
+            return True
+        try:
+            api, _, _, fields = decode_reply_header(bytes(frames[1]))
+            if api == Api.PUSH:
+                prev, end, epoch = _read_push(fields)
+                published = Published(prev, end, frames[2])
+            else:
+                end, _, epoch = _read_head(fields)
+                published = Published(end, end, None)
+        except (ProtocolError, WireError, IndexError):
+            return True  # as good as lost
+        for subscription in tuple(subscriptions):
+            if epoch > subscription.epoch:
+                self.leave(now, subscription, "leader changed")
+                self._news.is_fresh = True
+            elif epoch == subscription.epoch and not subscription.is_over:
+                subscription.heard_at = now
+                if not subscription.is_heard:
+                    subscription.is_heard = True
+                    place = f"{subscription.subject.decode()} at {feed.address}"
+                    self._effects.append(Observed("push-joined", place))
+                subscription.take(now, published)
+        return True
+
+    def pump(self, now: int) -> None:
+        """Ask brokers, and give up what is silent."""
+        if self._asked:
+            self._look_at = min(self._look_at, now + LOOK_EVERY)
+            asked, self._asked = self._asked, []
+            by_connection: dict[Connection, list[Subscription]] = {}
+            for subscription in asked:
+                if not subscription.is_over:
+                    by_connection.setdefault(subscription.connection, []).append(subscription)
+            for connection, wished in by_connection.items():
+                for at in range(0, len(wished), PARTITIONS_AT_ONCE):
+                    self._ask(now, connection, wished[at : at + PARTITIONS_AT_ONCE])
+        if now >= self._look_at:
+            self._look(now)
+
+    def next_wake(self) -> int:
+        """When `pump` has something to do next."""
+        return self._look_at
+
+    def close(self) -> None:
+        """End everything."""
+        for feed in tuple(self._feeds.values()):
+            self._end_feed(feed)
+        self._asked.clear()
+        self._look_at = NEVER
+
+    def _ask(self, now: int, connection: Connection, wished: list[Subscription]) -> None:
+        fields = {"partitions": [(s.topic_id, s.partition) for s in wished]}
+        on_answer = partial(self._answered, wished)
+        deadline = now + self._timeout
+        connection.request(now, Api.SUBSCRIBE, fields, (), deadline, on_answer)
+
+    def _answered(self, wished: list[Subscription], now: int, answer: Reply | Failure) -> None:
+        subjects = answer.fields.get("subjects") if isinstance(answer, Reply) else None
+        address = answer.fields.get("endpoint") if isinstance(answer, Reply) else None
+        is_told = type(subjects) is list and len(subjects) == len(wished) and type(address) is str
+        if not is_told or not address:
+            subjects = [None] * len(wished)
+        assert type(subjects) is list
+        self._news.is_fresh = True
+        for subscription, subject in zip(wished, subjects, strict=True):
+            if type(subject) is not bytes:
+                subscription.has_ended = True
+                continue
+            if subscription.is_over:
+                known = self._feeds.get(str(address))
+                if known is None or subject not in known.subjects:
+                    self._tell(now, subscription)
+                continue
+            feed = self._feed(now, str(address))
+            subscription.feed, subscription.subject = feed, subject
+            subscription.heard_at = now
+            if subject not in feed.subjects:
+                feed.subjects[subject] = []
+                self._effects.append(Subscribe(feed.socket, subject))
+            feed.subjects[subject].append(subscription)
+
+    def _tell(self, now: int, subscription: Subscription) -> None:
+        """The broker need not publish it for us any more. Whether it hears so does not matter."""
+        fields = {"partitions": [(subscription.topic_id, subscription.partition)], "leave": True}
+        deadline = now + self._timeout
+        subscription.connection.request(now, Api.SUBSCRIBE, fields, (), deadline, _ignore)
+
+    def _feed(self, now: int, address: str) -> Feed:
+        feed = self._feeds.get(address)
+        if feed is None:
+            feed = Feed(now, self._network.new_socket(), address)
+            self._feeds[address] = self._by_socket[feed.socket] = feed
+            self._effects.append(OpenSubscriber(feed.socket, address))
+        return feed
+
+    def _look(self, now: int) -> None:
+        for feed in tuple(self._feeds.values()):
+            if not feed.subjects:
+                if now - feed.idle_since > IDLE_MAX:
+                    self._end_feed(feed)
+                continue
+            for subscriptions in tuple(feed.subjects.values()):
+                for subscription in tuple(subscriptions):
+                    if subscription.is_over:
+                        self.leave(now, subscription, "the connection to the leader has ended")
+                    elif now - subscription.heard_at > SILENCE_MAX:
+                        self.leave(now, subscription, "silent")
+                        self._news.is_fresh = True
+            if now - feed.heard_at > SILENCE_MAX and not feed.subjects:
+                self._end_feed(feed)
+        self._look_at = now + LOOK_EVERY if self._feeds else NEVER
+
+    def _end_feed(self, feed: Feed) -> None:
+        del self._feeds[feed.address]
+        del self._by_socket[feed.socket]
+        for subscriptions in feed.subjects.values():
+            for subscription in subscriptions:
+                subscription.has_ended = True
+        feed.subjects.clear()
+        self._effects.append(CloseSocket(feed.socket))
+
+
+def _ignore(_now: int, _answer: Reply | Failure) -> None:
+    """Whoever leaves needs no answer."""

@@ -1,0 +1,142 @@
+"""The push listener: an XPUB socket on the event loop (zeromq.md 4).
+
+It is drained as soon as it has something, since libzmq lets subscriptions pile up without a bound,
+and a send may have to wait behind them. A subscription takes effect when the broker admits it
+(ZMQ_XPUB_MANUAL), which must happen before the next one is read. What is published to a socket
+whose queue is full is lost to it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+
+from zmqmq.core.storage.disk import Buffer
+from zmqmq.runtime.transport import KEEP_FRAME_BYTES, bind, descriptor_of, has_input, keep_alive
+from zmqmq.wire.apis import PUSH_QUEUE
+
+logger = logging.getLogger("zmqmq.publisher")
+
+BURST: Final = 256
+"""Subscriptions that are handled before others get their turn."""
+SUBSCRIPTION_BYTES_MAX: Final = 256
+"""A subject has less than 50 bytes; libzmq keeps whatever it is sent, a node for each byte."""
+REFUSED_MAX: Final = 4_096
+"""libzmq also keeps what was refused, as long as the connection lives. After so many the socket is
+made anew, which ends all connections; whoever means well comes back and fetches what it missed."""
+REBIND_S: Final = 0.05
+_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
+
+
+class Publisher:
+    """Lives on one event loop and is used from its thread alone."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        loop: asyncio.AbstractEventLoop,
+        wanted: Callable[[bytes], None],
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._wanted = wanted
+        self._socket = self._make()
+        self._place = ("", 0)
+        self._is_listening = False
+        self._is_scheduled = False
+        self._refused: set[bytes] = set()
+
+    def bind(self, host: str, port: int) -> int:
+        """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
+        port = bind(self._socket, host, port)
+        self._place = (host, port)
+        return port
+
+    def listen(self) -> None:
+        """Begin to take in subscriptions."""
+        self._is_listening = True
+        self._loop.add_reader(descriptor_of(self._socket), self._drain)
+        self._schedule()
+
+    def admit(self, subject: bytes) -> None:
+        """Let the socket that has just asked for it have this subject."""
+        self._refused.discard(subject)
+        self._socket.setsockopt(zmq.SUBSCRIBE, subject)
+
+    def publish(self, frames: Sequence[Buffer]) -> None:
+        """Send to whoever has the subject, without ever waiting."""
+        send, last = self._socket.send, len(frames) - 1
+        for number, frame in enumerate(frames):
+            copy = len(frame) < KEEP_FRAME_BYTES
+            send(frame, _MORE if number < last else zmq.NOBLOCK, copy=copy)
+        self._schedule()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._is_listening:
+            self._is_listening = False
+            self._loop.remove_reader(descriptor_of(self._socket))
+        self._socket.close(linger=0)
+
+    def _make(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.XPUB)
+        socket.linger = 0
+        socket.sndhwm = PUSH_QUEUE
+        socket.maxmsgsize = SUBSCRIPTION_BYTES_MAX
+        socket.setsockopt(zmq.XPUB_MANUAL, 1)
+        keep_alive(socket)
+        return socket
+
+    def _schedule(self) -> None:
+        """A send may have swallowed the sign that something came in: look."""
+        if not self._is_scheduled and self._is_listening:
+            self._is_scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._is_scheduled = False
+        if self._socket.closed or not has_input(self._socket):
+            return
+        for _ in range(BURST):
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take(message)
+            if len(self._refused) > REFUSED_MAX:
+                self._begin_anew()
+                return
+        self._schedule()
+
+    def _take(self, message: bytes) -> None:
+        subject = message[1:]
+        if message[:1] == b"\x01":
+            self._refused.add(subject)
+            self._wanted(subject)
+        elif message[:1] == b"\x00":
+            self._refused.discard(subject)
+            self._socket.setsockopt(zmq.UNSUBSCRIBE, subject)
+
+    def _begin_anew(self) -> None:
+        logger.warning(
+            "%d subscriptions that nobody may have: the push listener ends all its connections",
+            len(self._refused),
+        )
+        self.close()
+        self._refused.clear()
+        self._socket = self._make()
+        self._rebind()
+
+    def _rebind(self) -> None:
+        if self._context.closed:
+            return
+        try:
+            self.bind(*self._place)
+        except zmq.ZMQError:
+            self._loop.call_later(REBIND_S, self._rebind)  # the old one is not quite closed yet
+        else:
+            self.listen()
