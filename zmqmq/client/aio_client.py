@@ -19,13 +19,13 @@ from zmqmq.client.aio_loop import AioLoop, Opening
 from zmqmq.client.aio_producer import Producer
 from zmqmq.client.cluster_operations import ClusterOperations
 from zmqmq.client.describing import GroupInfo, TopicDescription, TopicInfo
-from zmqmq.client.driver import SystemChance
 from zmqmq.client.keywords import ConsumerKeywords, ProducerKeywords
 from zmqmq.client.machines.core import Core
 from zmqmq.client.machines.effects import MS, Promise
 from zmqmq.client.operations import Operations
 from zmqmq.client.options import ConnectOptions, ConsumerOptions, ProducerOptions, parse_options
 from zmqmq.client.servers import parse_servers
+from zmqmq.client.system_chance import SystemChance
 from zmqmq.client.version import software
 
 

@@ -105,18 +105,6 @@ class Listener(Protocol):
         """Nothing will ever change again."""
 
 
-class SystemChance:
-    """Randomness of the operating system."""
-
-    def jitter(self) -> int:
-        """A number from 0 to 999."""
-        return random.randrange(1_000)  # noqa: S311 - spreads retries, hides nothing
-
-    def session_id(self) -> bytes:
-        """16 random bytes."""
-        return os.urandom(16)
-
-
 class _Wire:
     """One DEALER or SUB with its monitor."""
 

@@ -19,7 +19,6 @@ from typing import Any, Self, Unpack
 
 from zmqmq.client.cluster_operations import ClusterOperations
 from zmqmq.client.describing import GroupInfo, TopicDescription, TopicInfo
-from zmqmq.client.driver import SystemChance
 from zmqmq.client.io_thread import IOThread
 from zmqmq.client.keywords import ConsumerKeywords, ProducerKeywords
 from zmqmq.client.machines.core import Core
@@ -30,6 +29,7 @@ from zmqmq.client.servers import parse_servers
 from zmqmq.client.sync_cluster import Cluster
 from zmqmq.client.sync_consumer import Consumer
 from zmqmq.client.sync_producer import Producer
+from zmqmq.client.system_chance import SystemChance
 from zmqmq.client.version import software
 from zmqmq.errors import OutcomeUnknownError, UsageError, ZmqmqError
 

@@ -537,7 +537,7 @@ class TestTopics:
         world.step()
         assert world.take(Api.OFFSET_COMMIT).fields["offsets"][0][0] == id_of("t")
 
-        consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 0))
+        consumer.machine.seek(world.now, "t", 0, 1, Place(PlaceKind.OFFSET, 0))
         world.step()
         assert world.take(Api.FETCH).fields["partitions"][0][:3] == [b"another id of it", 0, 0]
 

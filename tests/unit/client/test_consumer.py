@@ -158,7 +158,7 @@ def test_a_seek_fetches_at_once_and_drops_what_is_on_its_way() -> None:
     consumer = fetching()
     world = consumer.world
     stale = world.take(Api.FETCH)
-    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 50))
+    consumer.machine.seek(world.now, "t", 0, 1, Place(PlaceKind.OFFSET, 50))
     world.step()
     fresh = world.take(Api.FETCH)
     assert asked(fresh) == {0: 50}
@@ -173,7 +173,7 @@ def test_a_seek_fetches_at_once_and_drops_what_is_on_its_way() -> None:
 def test_a_paused_partition_is_not_fetched_until_it_is_resumed() -> None:
     consumer = fetching(2)
     world = consumer.world
-    consumer.machine.pause("t", 0, 1)
+    consumer.machine.pause(world.now, "t", 0, 1)
     answer_fetch(world, world.take(Api.FETCH), {0: batch(0)})
     assert not consumer.machine.chunks
     assert asked(world.take(Api.FETCH)) == {1: 0}
@@ -281,7 +281,7 @@ def test_a_position_beyond_the_end_is_the_callers_to_decide() -> None:
     assert world.take_all(Api.FETCH) == []
     (error,) = consumer.machine.errors
     assert isinstance(error, OffsetOutOfRangeError)
-    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 90))
+    consumer.machine.seek(world.now, "t", 0, 1, Place(PlaceKind.OFFSET, 90))
     world.step()
     assert asked(world.take(Api.FETCH)) == {0: 90}
 
@@ -304,7 +304,7 @@ def test_f12_a_fetch_says_which_leader_epochs_are_known() -> None:
     assert epochs(sent) == (1, 4)
     answer_fetch(world, sent, {})
     assert epochs(world.take(Api.FETCH)) == (1, 4)
-    consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 1))
+    consumer.machine.seek(world.now, "t", 0, 1, Place(PlaceKind.OFFSET, 1))
     world.step()
     assert epochs(world.take(Api.FETCH)) == (1, None)
 
@@ -372,8 +372,8 @@ def test_a_seek_goes_on_after_an_error_but_not_while_paused() -> None:
     consumer = fetching()
     world = consumer.world
     answer_fetch(world, world.take(Api.FETCH), {0: b"\xff" * 200})
-    consumer.machine.pause("t", 0, 1)
-    consumer.machine.seek("t", 0, 2, Place(PlaceKind.OFFSET, 7))
+    consumer.machine.pause(world.now, "t", 0, 1)
+    consumer.machine.seek(world.now, "t", 0, 2, Place(PlaceKind.OFFSET, 7))
     world.step()
     assert world.take_all(Api.FETCH) == []
     consumer.machine.resume("t", 0)
@@ -480,7 +480,7 @@ def test_closing_stops_everything() -> None:
     consumer = fetching(group="g")
     world = consumer.world
     sent = world.take(Api.FETCH)
-    world.core.remove_consumer(consumer.machine)
+    world.core.remove_consumer(world.now, consumer.machine)
     answer_fetch(world, sent, {0: batch(0)})
 
     assert not consumer.machine.chunks
@@ -523,7 +523,7 @@ class TestCommits:
         assert [epoch_with(offset) for offset in range(6)] == [0, 0, 0, 3, 3, 0]
         answer_fetch(world, world.take(Api.FETCH), {0: stored_batch(4, [b"c"], epoch=3)})
         assert [epoch_with(offset) for offset in (2, 3, 5)] == [0, 3, 3]
-        consumer.machine.seek("t", 0, 1, Place(PlaceKind.OFFSET, 4))
+        consumer.machine.seek(world.now, "t", 0, 1, Place(PlaceKind.OFFSET, 4))
         assert epoch_with(4) == 0
 
     @pytest.mark.parametrize(("epoch", "told"), [(0, None), (3, 3)])

@@ -166,7 +166,10 @@ def test_what_is_only_buffered_is_not_written() -> None:
             assert data
             assert between(history, offset, half).startswith(data)
     where = place(log, half, 1 << 20)
-    assert take(log, where, where.file.read(where.position, where.size), half, half, 1) == b""
+    assert take(log, where, where.file.read(where.position, where.size), half, half, 1) == (
+        b"",
+        half,
+    )
 
     log.write_out()
     assert log.written_end == history.end

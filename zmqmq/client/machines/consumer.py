@@ -15,9 +15,9 @@ what came while there was no room. Whoever falls behind leaves the subject, and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from zmqmq.client.machines.backoff import backoff_delay
 from zmqmq.client.machines.commits import Commits, Offsets
@@ -31,7 +31,6 @@ from zmqmq.client.machines.effects import (
     Effect,
     Failure,
     Fetched,
-    News,
     Observed,
     Promise,
     Reply,
@@ -39,21 +38,31 @@ from zmqmq.client.machines.effects import (
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.places import Places
-from zmqmq.client.machines.push import Published, Push
+from zmqmq.client.machines.push import Push
+from zmqmq.client.machines.pushed import Pushed
 from zmqmq.client.machines.routing import MOVED, Routing
-from zmqmq.client.machines.sources import Source, Sources
-from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, Stream, end_of_batches, is_offset
+from zmqmq.client.machines.sources import Source, Sources, parts
+from zmqmq.client.machines.stream import (
+    Asked,
+    Chunk,
+    Place,
+    PlaceKind,
+    Stream,
+    end_of_batches,
+    is_offset,
+    made_anew,
+    no_partition,
+)
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import (
     Code,
     CorruptDataError,
-    NotFoundError,
     ProtocolError,
     WireError,
     ZmqmqError,
     error_from_wire,
-    refusal,
 )
+from zmqmq.model.limits import REPLY_BYTES_MAX
 from zmqmq.model.names import OFFSETS_TOPIC
 from zmqmq.wire.apis import Api
 
@@ -61,27 +70,7 @@ FETCHES_MAX: Final = 16
 """Fetches of one consumer at one broker; each carries other partitions."""
 FETCHES_APART: Final = 6
 """Up to so many, busy and idle partitions are asked for in fetches of their own."""
-PARTITIONS_AT_ONCE: Final = 1_000
-"""Partitions in one fetch: what surely fits a header of 64 KiB."""
 RETRY_MAX: Final = 2_000 * MS
-JOIN_AGAIN: Final = 5_000 * MS
-"""How long a subscription is not asked for again that did not come to be, or fell silent."""
-MISSED_MAX: Final = 32
-"""Whoever could not use so much of what came, in a row, is behind, and leaves the subject."""
-UNPUSHED_MAX: Final = 8
-"""With mode `auto`: so often in a row something was only announced, because it is too large."""
-PULL_FOR: Final = 60_000 * MS
-"""And so long records are pulled then."""
-
-
-class Asked(NamedTuple):
-    """What a fetch asks of one partition."""
-
-    stream: Stream
-    topic_id: bytes
-    position: int
-    epoch: int
-    """The leader epoch that was known."""
 
 
 class Consumer:
@@ -104,7 +93,6 @@ class Consumer:
         push: Push,
         chance: Chance,
         effects: list[Effect],
-        news: News,
     ) -> None:
         self.chunks: deque[Chunk] = deque()
         self.errors: deque[ZmqmqError] = deque()
@@ -130,10 +118,9 @@ class Consumer:
         self._promise = promise
         self._routing = routing
         self._lookup = lookup
-        self._push = push
+        self._pushed = Pushed(options, push, routing, self._room, self._take_published)
         self._chance = chance
         self._effects = effects
-        self._news = news
         self._places = Places(options.group, request_timeout, routing, lookup, chance, self._placed)
         self._sources = Sources(options.rack, network, routing)
         self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
@@ -173,7 +160,7 @@ class Consumer:
         for key in [key for key in self.streams if key not in partitions]:
             stream = self.streams.pop(key)
             stream.request = None
-            self._leave(now, stream, "not read any more")
+            self._pushed.leave(now, stream, "not read any more")
         for name, partition in partitions:
             if (name, partition) not in self.streams:
                 self.streams[name, partition] = Stream(name, partition, self._start)
@@ -186,23 +173,14 @@ class Consumer:
         stream = self.streams.get((topic, partition))
         if stream is None:
             return
-        self._leave(now, stream, "sought")
-        stream.request = None
-        stream.retries = stream.not_before = 0
-        stream.last_epoch = None
-        if stream.is_stopped:
-            stream.is_stopped, stream.topic_id = False, b""
-        if place.kind is PlaceKind.OFFSET:
-            stream.place, stream.position = None, place.number
-        else:
-            stream.place, stream.position = place, -1
-        stream.generation = generation  # last: a reader that sees it sees the rest
+        self._pushed.leave(now, stream, "sought")
+        stream.seek(generation, place)
 
     def pause(self, now: int, topic: str, partition: int, generation: int) -> None:
         """Fetch nothing of this partition until a seek and `resume`."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
-            self._leave(now, stream, "paused")
+            self._pushed.leave(now, stream, "paused")
             stream.request = None
             stream.generation = generation
             stream.is_paused = True
@@ -211,7 +189,7 @@ class Consumer:
         """What was fetched cannot be read: fetch nothing more of this partition until a seek."""
         stream = self.streams.get((topic, partition))
         if stream is not None:
-            self._leave(now, stream, "stopped")
+            self._pushed.leave(now, stream, "stopped")
             stream.request = None
             stream.generation = generation
             stream.is_stopped = True
@@ -237,7 +215,7 @@ class Consumer:
         self.is_closed = True
         for stream in self.streams.values():
             stream.request = None
-            self._leave(now, stream, "closed")
+            self._pushed.leave(now, stream, "closed")
         self.streams.clear()
         self.chunks.clear()
         self._commit_at = NEVER
@@ -254,7 +232,8 @@ class Consumer:
         if self._routing_version != self._routing.version or not self._is_begun:
             self._routing_version = self._routing.version
             self._follow_topics(now)
-            self._check_epochs(now)
+            for stream in self.streams.values():
+                self._pushed.check_epoch(now, stream)
         if any(stream.place is not None for stream in self.streams.values()):
             self._places.pump(now, self.streams.values(), has_end=self._options.stop_at_end)
         if now >= self._commit_at:
@@ -295,7 +274,7 @@ class Consumer:
             if known <= 0:
                 for partition in self._options.partitions or ():
                     if partition >= count:
-                        self.start_errors.append(_no_partition(name, partition, count))
+                        self.start_errors.append(no_partition(name, partition, count))
             self._topics[name] = count
         if not self._is_begun and all(self._topics.values()):
             self._is_begun = True
@@ -328,7 +307,7 @@ class Consumer:
             # Whoever asks when many fetches are out asks for all at once: every answer makes room
             # for one fetch, so no partition ever waits for somebody else's long poll to end.
             is_apart = self._fetches.get(connection, 0) + 3 <= FETCHES_APART
-            for part in _parts(streams, is_apart=is_apart):
+            for part in parts(streams, is_apart=is_apart):
                 room = self._options.prefetch_bytes - self.buffered_bytes - self._asked_bytes
                 # Something must always be under way, or nothing would come after a batch
                 # that is larger than all that may lie ready.
@@ -348,7 +327,7 @@ class Consumer:
         topic = self._routing.topics.get(stream.topic)
         if topic is not None and stream.topic_id not in (b"", topic.id):
             stream.is_stopped = True
-            self._fail(_made_anew(stream))
+            self._fail(made_anew(stream))
             return None
         return self._sources.of(now, stream)
 
@@ -420,7 +399,7 @@ class Consumer:
                     has_news = True
                 has_news |= stream.is_done
                 if not source.is_copy:
-                    self._join(now, stream, source.connection, epoch)
+                    self._pushed.join(now, stream, source.connection, epoch)
             else:
                 is_error = isinstance(entry, dict)
                 error = error_from_wire(entry) if is_error else ProtocolError("FETCH: no entry")
@@ -428,88 +407,12 @@ class Consumer:
         if has_news:
             self._effects.append(Fetched(self._promise))
 
-    # Push
+    def _room(self) -> int:
+        """How many bytes may come that nobody has asked for."""
+        ready = self.buffered_bytes
+        return self._options.prefetch_bytes - ready if ready else REPLY_BYTES_MAX
 
-    def _join(self, now: int, stream: Stream, leader: Connection, epoch: int) -> None:
-        """Everything that is there may have been fetched of a stream: have the rest published."""
-        if stream.subscription is not None and stream.subscription.is_over:
-            if not stream.subscription.is_heard:
-                stream.no_push_until = now + JOIN_AGAIN
-            stream.subscription = None
-        if (
-            self._options.mode == "pull"
-            or stream.subscription is not None
-            or stream.position < stream.end
-            or stream.stop_at is not None
-            or stream.nearby is not None
-            or now < stream.no_push_until
-            or self.buffered_bytes * 2 > self._options.prefetch_bytes
-            # What was read before is compared with the log of this epoch's leader by fetching.
-            or epoch != self._routing.epoch(stream.topic, stream.partition)
-        ):
-            return
-        place = stream.topic_id, stream.partition, epoch
-        take = partial(self._published, stream)
-        stream.subscription = self._push.join(now, leader, *place, take)
-
-    def _leave(self, now: int, stream: Stream, why: str) -> None:
-        if stream.subscription is not None:
-            self._push.leave(now, stream.subscription, why)
-            stream.subscription = None
-
-    def _check_epochs(self, now: int) -> None:
-        for stream in self.streams.values():
-            subscription = stream.subscription
-            if subscription is not None:
-                epoch = self._routing.epoch(stream.topic, stream.partition)
-                if subscription.epoch != epoch:
-                    self._leave(now, stream, "leader changed")
-
-    def _published(self, stream: Stream, now: int, published: Published) -> None:
-        """Something was published to a stream that wants it: use it, or fetch."""
-        subscription = stream.subscription
-        assert subscription is not None
-        prev, end, data = published
-        position = stream.position
-        stream.end = max(stream.end, end)
-        if data is not None and prev <= position:
-            if self.buffered_bytes and (
-                self.buffered_bytes + len(data) > self._options.prefetch_bytes
-            ):
-                self._leave(now, stream, "full")
-                self._news.is_fresh = True
-                return
-            if self._take_published(stream, data):
-                subscription.missed = 0
-                return
-        if stream.position >= stream.end:
-            return
-        # It was lost, or is too large to be pushed: a fetch brings it.
-        self._news.is_fresh = True
-        subscription.missed += 1
-        if subscription.missed == 1:
-            detail = f"{stream.topic}/{stream.partition}: {position} to {end} is to be fetched"
-            self._effects.append(Observed("push-gap", detail))
-        if subscription.missed >= MISSED_MAX:
-            self._leave(now, stream, "behind")
-        elif data is None and self._options.mode == "auto" and subscription.missed >= UNPUSHED_MAX:
-            self._leave(now, stream, "too large")
-            stream.no_push_until = now + PULL_FOR
-
-    def _take_published(self, stream: Stream, data: Body) -> bool:
-        """Whether it was what comes next, or was seen already."""
-        try:
-            next_offset = end_of_batches(data)[0]
-        except CorruptDataError:
-            return False  # a fetch tells whether it is the log that is damaged
-        if next_offset > stream.position:
-            stream.request = None  # a fetch that is under way would bring the same
-            stream.retries = stream.not_before = 0
-            self._take(stream, stream.topic_id, stream.position, data)
-            self._effects.append(Fetched(self._promise))
-        return True
-
-    def _take(self, stream: Stream, topic_id: bytes, position: int, data: Any) -> None:  # noqa: ANN401
+    def _take(self, stream: Stream, topic_id: bytes, position: int, data: Body) -> None:
         try:
             next_offset, epoch, since = end_of_batches(data)
         except CorruptDataError as error:
@@ -525,6 +428,10 @@ class Consumer:
         # shall always be the last one.
         key = stream.topic, stream.partition
         self.streams[key] = self.streams.pop(key)
+
+    def _take_published(self, stream: Stream, data: Body) -> None:
+        self._take(stream, stream.topic_id, stream.position, data)
+        self._effects.append(Fetched(self._promise))
 
     def _refused(self, now: int, stream: Stream, source: Source, error: ZmqmqError) -> None:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
@@ -586,33 +493,3 @@ class Consumer:
             self._fail(error)
         else:
             self._back_off(now, stream)
-
-
-def _parts(streams: list[Stream], *, is_apart: bool) -> Iterator[list[Stream]]:
-    """Which partitions to ask for together.
-
-    Those known to have more are split over two fetches, so that the broker reads for one while
-    the other is on its way; the idle ones wait together in a long poll of their own.
-    """
-    hot = [stream for stream in streams if is_apart and stream.end > stream.position]
-    cold = [stream for stream in streams if not is_apart or stream.end <= stream.position]
-    for group in (hot[::2], hot[1::2], cold):
-        for at in range(0, len(group), PARTITIONS_AT_ONCE):
-            yield group[at : at + PARTITIONS_AT_ONCE]
-
-
-def _no_partition(name: str, partition: int, count: int) -> NotFoundError:
-    detail = f"topic {name!r} has partitions 0 to {count - 1}; {partition} is none"
-    error = refusal(Code.UNKNOWN_PARTITION, detail)
-    assert isinstance(error, NotFoundError)
-    return error
-
-
-def _made_anew(stream: Stream) -> NotFoundError:
-    detail = (
-        f"topic {stream.topic!r} was deleted and made again; offset {stream.position} of partition "
-        f"{stream.partition} was one of the old topic. Seek, to read the new one"
-    )
-    error = refusal(Code.UNKNOWN_TOPIC, detail)
-    assert isinstance(error, NotFoundError)
-    return error

@@ -127,7 +127,6 @@ class Core:
             self.push,
             self._chance,
             self.effects,
-            self.news,
         )
         self._consumers[consumer] = None
         return consumer

@@ -140,8 +140,8 @@ class Push:
     ) -> None:
         self._network = network
         self._timeout = request_timeout
-        self._effects = effects
-        self._news = news
+        self.effects = effects
+        self.news = news
         self._asked: list[Subscription] = []
         """Wished for, and the broker is to be asked."""
         self._feeds: dict[str, Feed] = {}
@@ -160,7 +160,7 @@ class Push:
         """Ask the leader, over this connection, to publish a partition to us."""
         subscription = Subscription(now, connection, topic_id, partition, epoch, take)
         self._asked.append(subscription)
-        self._news.is_fresh = True
+        self.news.is_fresh = True
         return subscription
 
     def leave(self, now: int, subscription: Subscription, why: str) -> None:
@@ -175,13 +175,13 @@ class Push:
         others = feed.subjects[subscription.subject]
         others.remove(subscription)
         place = f"{subscription.subject.decode()} at {feed.address}: {why}"
-        self._effects.append(Observed("push-left", place))
+        self.effects.append(Observed("push-left", place))
         if others:
             return
         del feed.subjects[subscription.subject]
         if not feed.subjects:
             feed.idle_since = now
-        self._effects.append(Unsubscribe(feed.socket, subscription.subject))
+        self.effects.append(Unsubscribe(feed.socket, subscription.subject))
         if not is_over:
             self._tell(now, subscription)
 
@@ -207,13 +207,13 @@ class Push:
         for subscription in tuple(subscriptions):
             if epoch > subscription.epoch:
                 self.leave(now, subscription, "leader changed")
-                self._news.is_fresh = True
+                self.news.is_fresh = True
             elif epoch == subscription.epoch and not subscription.is_over:
                 subscription.heard_at = now
                 if not subscription.is_heard:
                     subscription.is_heard = True
                     place = f"{subscription.subject.decode()} at {feed.address}"
-                    self._effects.append(Observed("push-joined", place))
+                    self.effects.append(Observed("push-joined", place))
                 subscription.take(now, published)
         return True
 
@@ -256,7 +256,7 @@ class Push:
         if not is_told or not address:
             subjects = [None] * len(wished)
         assert type(subjects) is list
-        self._news.is_fresh = True
+        self.news.is_fresh = True
         for subscription, subject in zip(wished, subjects, strict=True):
             if type(subject) is not bytes:
                 subscription.has_ended = True
@@ -271,7 +271,7 @@ class Push:
             subscription.heard_at = now
             if subject not in feed.subjects:
                 feed.subjects[subject] = []
-                self._effects.append(Subscribe(feed.socket, subject))
+                self.effects.append(Subscribe(feed.socket, subject))
             feed.subjects[subject].append(subscription)
 
     def _tell(self, now: int, subscription: Subscription) -> None:
@@ -285,7 +285,7 @@ class Push:
         if feed is None:
             feed = Feed(now, self._network.new_socket(), address)
             self._feeds[address] = self._by_socket[feed.socket] = feed
-            self._effects.append(OpenSubscriber(feed.socket, address))
+            self.effects.append(OpenSubscriber(feed.socket, address))
         return feed
 
     def _look(self, now: int) -> None:
@@ -300,7 +300,7 @@ class Push:
                         self.leave(now, subscription, "the connection to the leader has ended")
                     elif now - subscription.heard_at > SILENCE_MAX:
                         self.leave(now, subscription, "silent")
-                        self._news.is_fresh = True
+                        self.news.is_fresh = True
             if now - feed.heard_at > SILENCE_MAX and not feed.subjects:
                 self._end_feed(feed)
         self._look_at = now + LOOK_EVERY if self._feeds else NEVER
@@ -312,7 +312,7 @@ class Push:
             for subscription in subscriptions:
                 subscription.has_ended = True
         feed.subjects.clear()
-        self._effects.append(CloseSocket(feed.socket))
+        self.effects.append(CloseSocket(feed.socket))
 
 
 def _ignore(_now: int, _answer: Reply | Failure) -> None:

@@ -6,6 +6,7 @@ leader is away any broker that follows will do: it shows only what is committed,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.connection import Connection
@@ -16,6 +17,8 @@ from zmqmq.client.machines.stream import Nearby, Stream
 
 NEARBY_FOR: Final = 60 * SECOND
 """So long a broker nearby is read from before the leader is asked again."""
+PARTITIONS_AT_ONCE: Final = 1_000
+"""Partitions in one fetch: what surely fits a header of 64 KiB."""
 UNHELPFUL_FOR: Final = 5 * SECOND
 """So long a copy that did not help is not asked, nor the leader for one that is near."""
 
@@ -98,3 +101,16 @@ class Sources:
         """Whether there is no leader, or it cannot be reached, rather than not yet."""
         leader = self._routing.leader(stream.topic, stream.partition)
         return leader is None or self._network.is_failing(leader)
+
+
+def parts(streams: list[Stream], *, is_apart: bool) -> Iterator[list[Stream]]:
+    """Which partitions to ask for together.
+
+    Those known to have more are split over two fetches, so that the broker reads for one while
+    the other is on its way; the idle ones wait together in a long poll of their own.
+    """
+    hot = [stream for stream in streams if is_apart and stream.end > stream.position]
+    cold = [stream for stream in streams if not is_apart or stream.end <= stream.position]
+    for group in (hot[::2], hot[1::2], cold):
+        for at in range(0, len(group), PARTITIONS_AT_ONCE):
+            yield group[at : at + PARTITIONS_AT_ONCE]

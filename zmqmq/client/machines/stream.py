@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from zmqmq.batch.layout import HEADER_SIZE
 from zmqmq.client.machines.effects import Body
 from zmqmq.client.machines.push import Subscription
-from zmqmq.errors import CorruptDataError
+from zmqmq.errors import Code, CorruptDataError, NotFoundError, refusal
 from zmqmq.model.limits import INTEGER_MAX
 
 _SIZES: Final = Struct(">QII32xI")
@@ -126,6 +126,19 @@ class Stream:
             self.last_epoch, self.epoch_since = epoch, since + 1
         self.position = position
 
+    def seek(self, generation: int, place: Place) -> None:
+        """Go on there; what is under way is stale."""
+        self.request = None
+        self.retries = self.not_before = 0
+        self.last_epoch = None
+        if self.is_stopped:
+            self.is_stopped, self.topic_id = False, b""
+        if place.kind is PlaceKind.OFFSET:
+            self.place, self.position = None, place.number
+        else:
+            self.place, self.position = place, -1
+        self.generation = generation  # last: a reader that sees it sees the rest
+
     def resume(self, offset: int, epoch: int) -> None:
         """The group has committed this, and in which leader epoch the record before was read."""
         if epoch > EPOCH_UNKNOWN:
@@ -160,6 +173,16 @@ class Stream:
             and not self.is_done
             and not self.is_pushed
         )
+
+
+class Asked(NamedTuple):
+    """What a fetch asks of one partition."""
+
+    stream: Stream
+    topic_id: bytes
+    position: int
+    epoch: int
+    """The leader epoch that was known."""
 
 
 class Chunk(NamedTuple):
@@ -202,3 +225,22 @@ def end_of_batches(data: Body) -> tuple[int, int, int]:
         next_offset = base + delta + 1
         position += batch_size
     return next_offset, last, since
+
+
+def no_partition(name: str, partition: int, count: int) -> NotFoundError:
+    """The error of whoever wants a partition that a topic does not have."""
+    detail = f"topic {name!r} has partitions 0 to {count - 1}; {partition} is none"
+    error = refusal(Code.UNKNOWN_PARTITION, detail)
+    assert isinstance(error, NotFoundError)
+    return error
+
+
+def made_anew(stream: Stream) -> NotFoundError:
+    """The error of whoever reads a topic that is another one by now."""
+    detail = (
+        f"topic {stream.topic!r} was deleted and made again; offset {stream.position} of partition "
+        f"{stream.partition} was one of the old topic. Seek, to read the new one"
+    )
+    error = refusal(Code.UNKNOWN_TOPIC, detail)
+    assert isinstance(error, NotFoundError)
+    return error
