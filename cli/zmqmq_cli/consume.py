@@ -68,6 +68,13 @@ Rack = Annotated[
         "--rack", metavar="RACK", help="Where you are: brokers of this rack are read from."
     ),
 ]
+Push = Annotated[
+    bool,
+    typer.Option(
+        "--push",
+        help="Have records published as soon as they are committed. What comes is the same.",
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -92,6 +99,7 @@ def consume(
     group: Group = None,
     form: Format = None,
     rack: Rack = None,
+    push: Push = False,
 ) -> None:
     """Print records.
 
@@ -124,6 +132,7 @@ def consume(
             stop_at_end=exit_at_end,
             fetch_bytes=FETCH_BYTES,
             rack=rack,
+            mode="push" if push else "pull",
         ) as consumer:
             reading = Reading(consumer, output, printer, limit, commits=group is not None)
             try:

@@ -31,6 +31,7 @@ from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import log_seed
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.events import (
+    AdmitSubject,
     BurstEnded,
     ColdRead,
     CommitMetadata,
@@ -45,12 +46,14 @@ from zmqmq.core.broker.events import (
     MetadataChanged,
     MetadataCommitted,
     OpenLog,
+    Publish,
     ReadCold,
     Received,
     Register,
     Registered,
     RouteLost,
     Send,
+    SubjectWanted,
     Ticked,
     Unregister,
     WriteFormat,
@@ -301,6 +304,14 @@ class Client:
             for t in fields["topics"]
         }
 
+    def subscribe(self, *places: Place, leave: bool = False) -> list[Any]:
+        """Subjects, or the names of errors."""
+        rows = [[place.id, place.number] for place in places]
+        fields = self.ask(Api.SUBSCRIBE, {"partitions": rows, "leave": leave}).fields
+        assert fields is not None
+        assert fields["endpoint"] == "127.0.0.1:5756"
+        return [_name(s) if type(s) is dict else s for s in fields["subjects"]]
+
     def describe(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
         found = self.ask(Api.DESCRIBE, {"kind": kind, **fields}).fields
         assert found is not None
@@ -346,6 +357,8 @@ class World:
         """Folders of logs that were removed."""
         self.sent: list[Send] = []
         """Everything that was sent, strays included."""
+        self.published: list[list[bytes]] = []
+        self.admitted: list[bytes] = []
         self._ids = itertools.count(1)
         self._correlations = itertools.count(1)
         self._expected: dict[int, Answer] = {}
@@ -368,7 +381,7 @@ class World:
             server="zmqmq test",
             instance=bytes(16),
             is_alone=True,
-            endpoints={"clients": "127.0.0.1:5755"},
+            endpoints={"clients": "127.0.0.1:5755", "push": "127.0.0.1:5756"},
         )
         form = read_format(self.disk) or Format(CLUSTER.hex(), 1, 0)
         write_format(self.disk, form)
@@ -450,6 +463,23 @@ class World:
         self._is_in_burst = False
         self._feed(BurstEnded())
         self._run()
+
+    def subscribe(self, subject: bytes) -> bool:
+        """A SUB socket wants a subject; whether it is let."""
+        self.admitted.clear()
+        self._events.append(SubjectWanted(subject))
+        self._run()
+        return self.admitted == [subject]
+
+    def take_published(self) -> list[tuple[Api, Fields, bytes]]:
+        """What was published since the last time: API, fields and body."""
+        found = []
+        for _, header, *body in self.published:
+            api, _, correlation, fields = decode_reply_header(header)
+            assert correlation == 0
+            found.append((Api(api), fields, b"".join(body)))
+        self.published.clear()
+        return found
 
     def lose(self, client: Client) -> None:
         """A reply could not be sent to it."""
@@ -583,6 +613,10 @@ class World:
         match effect:
             case Send():
                 self._deliver(effect)
+            case Publish(frames):
+                self.published.append([bytes(frame) for frame in frames])
+            case AdmitSubject(subject):
+                self.admitted.append(subject)
             case FlushFiles():
                 self._do_flush(effect, ())
             case ReadCold(token, place):

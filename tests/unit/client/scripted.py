@@ -24,20 +24,24 @@ from zmqmq.client.machines.effects import (
     Link,
     Observed,
     OpenSocket,
+    OpenSubscriber,
     Rejected,
     Resolved,
     Settled,
+    Subscribe,
     Transmit,
+    Unsubscribe,
 )
 from zmqmq.client.machines.producer import Producer
-from zmqmq.client.machines.stream import Place, PlaceKind
+from zmqmq.client.machines.stream import Place, PlaceKind, end_of_batches
 from zmqmq.client.options import ConsumerOptions, ProducerOptions
 from zmqmq.errors import Code, WireError, error_to_wire, refusal
 from zmqmq.model.names import OFFSETS_TOPIC
-from zmqmq.wire.apis import Api
+from zmqmq.wire.apis import Api, push_subject
 from zmqmq.wire.frame import decode_header, encode_header
 
 TOPIC_ID = b"topic id of 16 b"
+PUSH_ADDRESS = "a:2"
 START_MS = 1_700_000_000_000
 
 
@@ -121,6 +125,8 @@ class World:
         self.core = Core(self.servers, "test", 30_000, self.chance)
         self.open: dict[int, str] = {}
         self.closed: list[int] = []
+        self.subscribers: dict[int, list[bytes]] = {}
+        """Open SUB sockets, and their subjects."""
         self.sent: list[Sent] = []
         self.observed: list[Observed] = []
         self.settled: list[Any] = []
@@ -151,6 +157,15 @@ class World:
                     self.sent.append(Sent(socket, Api(api), correlation, fields, body))
                 case OpenSocket(socket, address):
                     self.open[socket] = address
+                case OpenSubscriber(socket, address):
+                    assert address == PUSH_ADDRESS
+                    self.subscribers[socket] = []
+                case Subscribe(socket, subject):
+                    self.subscribers[socket].append(subject)
+                case Unsubscribe(socket, subject):
+                    self.subscribers[socket].remove(subject)
+                case CloseSocket(socket) if socket in self.subscribers:
+                    del self.subscribers[socket]
                 case CloseSocket(socket):
                     del self.open[socket]
                     self.closed.append(socket)
@@ -205,6 +220,33 @@ class World:
     def refuse(self, sent: Sent, code: Code, **hints: object) -> None:
         """The broker refuses one request as a whole."""
         self.answer(sent, {"error": error_to_wire(refusal(code, "scripted", hints))})
+
+    def tell_subjects(self) -> Sent:
+        """Answer SUBSCRIBE."""
+        sent = self.take(Api.SUBSCRIBE)
+        subjects = [push_subject(*place) for place in sent.fields["partitions"]]
+        self.answer(sent, {"subjects": subjects, "endpoint": PUSH_ADDRESS})
+        return sent
+
+    def publish(
+        self, data: bytes = b"", *, prev: int = 0, partition: int = 0, **other: int
+    ) -> bool:
+        """PUSH, or without data HEAD, to whoever has the subject; whether somebody has."""
+        subject = push_subject(id_of("t"), partition)
+        fields = {"epoch": self.epoch, **other}
+        if data:
+            fields = {"prev": prev, "end": end_of_batches(data)[0], **fields}
+        else:
+            fields = {"start": 0, **fields}
+        header = encode_header(Api.PUSH if data else Api.HEAD, 0, fields)
+        body = [data] if data else []
+        found = [s for s, subjects in self.subscribers.items() if subject in subjects]
+        for socket in found:
+            self.core.handle_message(self.now, socket, [subject, header, *body])
+            self.take_effects()
+            if self.core.news.is_fresh:
+                self.step()
+        return bool(found)
 
     def lose(self, socket: int | None = None) -> None:
         """The TCP connection of a socket is gone."""

@@ -99,14 +99,6 @@ def test_an_answer_carries_the_correlation_and_api_of_its_request() -> None:
     assert decode_reply_header(world.sent[-1].frames[0])[:3] == (Api.PING, 1, 77)
 
 
-def test_push_is_not_there_yet_and_says_what_to_use() -> None:
-    world = World()
-    refused = world.client().ask(Api.SUBSCRIBE, {"partitions": [[bytes(16), 0]]})
-
-    assert refused.error == "UNKNOWN_API"
-    assert "FETCH" in refused.detail
-
-
 def test_a_request_from_the_past_is_not_carried_out() -> None:
     world = World()
     t = world.topic("t")
