@@ -539,6 +539,20 @@ class TestGroups:
         groups = {group.name: group.offsets for group in mq.groups()}
         assert groups["g2"][topic, 0] == 7
 
+    def test_closing_does_not_go_back_behind_an_explicit_commit(
+        self, mq: zmqmq.Client, topic: str
+    ) -> None:
+        with mq.producer(topic) as producer:
+            producer.send_many([b"x"] * 10, partition=0).result(SECONDS)
+        group = f"{topic}-closing"
+        with mq.consumer(topic, group=group) as consumer:
+            assert len(consumer.fetch(5, 10_000)) == 5
+            assert len(consumer.fetch(5, 10_000)) == 5
+            consumer.commit()
+            consumer.commit({(topic, 0): 10})
+        with mq.consumer(topic, group=group) as consumer:
+            assert consumer.committed(topic, 0) == 10
+
     def test_automatic_commits_come_while_reading(self, mq: zmqmq.Client, topic: str) -> None:
         with mq.producer(topic) as producer:
             producer.send_many([b"v"] * 10, partition=0)

@@ -155,6 +155,7 @@ class Consumer(Reader):
         chosen = dict(self.handed_out() if offsets is None else offsets)
         if chosen:
             await self._aio.call(self._commit_now, chosen)
+            self.note_committed(chosen)
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """What the group has committed for a partition; None: nothing yet."""

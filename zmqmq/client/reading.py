@@ -156,6 +156,10 @@ class Reader:
             done[hand.key] = hand.end
         return done
 
+    def note_committed(self, offsets: dict[Key, int]) -> None:
+        """The user has committed these: what is committed automatically does not go back."""
+        self._consumed |= offsets
+
     def settle(self) -> None:
         """The next is asked for: what was handed out before counts as consumed."""
         self._consumed = self.handed_out()
