@@ -408,12 +408,19 @@ class Fetching:
                 self._give(request, source, known)
                 return
             where = place(log, asked.offset, asked.max_bytes)
-            data = where.file.read_cached(where.position, where.size)
         except WireError as error:
             self._answer_error(request, error)
             return
         except StorageError as error:
             self._answer_error(request, self._storage_error(source, error))
+            return
+        self._read_at(request, asked, where)
+
+    def _read_at(self, request: FetchRequest, asked: Asked, where: Place) -> None:
+        try:
+            data = where.file.read_cached(where.position, where.size)
+        except StorageError as error:
+            self._answer_error(request, self._storage_error(asked.source, error))
             return
         if data is None:
             self._ask_disk(request, asked, where)
@@ -430,7 +437,7 @@ class Fetching:
             self._answer_error(request, self._storage_error(source, error))
             return
         if isinstance(taken, int):
-            self._ask_disk(request, asked, where._replace(size=taken))
+            self._read_at(request, asked, where._replace(size=taken))
             return
         self._cache.add(log, offset, taken)
         self._give(request, source, taken)
