@@ -44,6 +44,7 @@ UNANSWERED_MAX: Final = 64
 """Records without an outcome, before a producer waits."""
 KEYS: Final = 8
 PADDING: Final = bytes(range(33, 127)) * 12
+MODES: Final = ("pull", "push", "auto")
 LIFE_S: Final = (6.0, 20.0)
 """So long a client lives before another takes its place."""
 CLOSE_S: Final = 2.0
@@ -184,7 +185,8 @@ class Consuming(Working):
 
     def live(self, client: zmqmq.Client) -> None:
         """Consume for a while."""
-        with client.consumer(*self.topics, start="start", rack=self._rack) as consumer:
+        mode = self.random.choice(MODES)
+        with client.consumer(*self.topics, start="start", rack=self._rack, mode=mode) as consumer:
             for log in consumer.assignment:
                 position = consumer.position(*log)
                 self.history.note(self.life, SEEK, Position(*log, position))
@@ -209,7 +211,8 @@ class Grouped(Working):
         asked = {
             log: self.history.invoke(self.life, STORED, Resumed(group, *log, -1)) for log in logs
         }
-        with client.consumer(*self.topics, group=group, auto_commit=False) as consumer:
+        mode = self.random.choice(MODES)
+        with client.consumer(*self.topics, group=group, auto_commit=False, mode=mode) as consumer:
             following: dict[tuple[str, int], int | None] = {}
             for log, number in asked.items():
                 position = consumer.position(*log)
