@@ -100,17 +100,18 @@ def seen_in(output: str) -> list[tuple[int, int]]:
     return [(int(partition), int(offset)) for partition, offset in pairs]
 
 
+@pytest.mark.parametrize("mode", ["pull", "push"])
 def test_two_names_get_everything_each_and_go_on_where_they_left_off(
-    mq: zmqmq.Client, topic: str, tmp_path: Path
+    mq: zmqmq.Client, topic: str, tmp_path: Path, mode: str
 ) -> None:
     fill(mq, topic, 100)
-    assert sorted(read(mq, topic, "one", tmp_path)) == places(100)
-    assert sorted(read(mq, topic, "two", tmp_path)) == places(100)
-    assert read(mq, topic, "one", tmp_path) == []
+    assert sorted(read(mq, topic, "one", tmp_path, mode=mode)) == places(100)
+    assert sorted(read(mq, topic, "two", tmp_path, mode=mode)) == places(100)
+    assert read(mq, topic, "one", tmp_path, mode=mode) == []
     fill(mq, topic, 10)
 
-    assert sorted(read(mq, topic, "one", tmp_path)) == places(110, 50)
-    assert sorted(read(mq, topic, "two", tmp_path)) == places(110, 50)
+    assert sorted(read(mq, topic, "one", tmp_path, mode=mode)) == places(110, 50)
+    assert sorted(read(mq, topic, "two", tmp_path, mode=mode)) == places(110, 50)
     assert mq.groups() == []
     assert sorted(read(mq, topic, "one", tmp_path, start="start")) == places(110)
 
@@ -240,12 +241,15 @@ def test_damage_is_no_reason_to_begin_anew(mq: zmqmq.Client, topic: str, tmp_pat
 def test_a_name_is_free_when_the_consumer_is_closed_or_never_came_to_be(
     servers: str, mq: zmqmq.Client, topic: str, tmp_path: Path
 ) -> None:
+    fill(mq, topic, 10)
     for _ in range(2):
         with pytest.raises(NotFoundError, match="7 is none"):
             mq.consumer(topic, broadcast="me", offsets_dir=tmp_path, partitions=[7])
         with pytest.raises(ConfigError, match="start"):
             mq.consumer(topic, broadcast="me", offsets_dir=tmp_path, start="nowhere")
         mq.consumer(topic, broadcast="me", offsets_dir=tmp_path).close()
+        for _ in mq.consumer(topic, broadcast="me", offsets_dir=tmp_path, stop_at_end=True):
+            pass  # a loop over a consumer that nobody closes
         with zmqmq.connect(servers) as other:
             other.consumer(topic, broadcast="me", offsets_dir=tmp_path)  # closed with its client
 

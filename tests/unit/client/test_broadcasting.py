@@ -300,6 +300,21 @@ class TestAutoCommits:
         assert written == [1, 5]
         assert reader.in_file() == {0: (5, 1)}
 
+    def test_what_waits_is_not_lost_by_a_seek(
+        self, opens: Opens, slow: threading.Semaphore
+    ) -> None:
+        reader = opens(start=0, auto_commit_ms=100)
+        bring(reader, 0, count=8)
+        for _ in range(3):  # the first write waits for the disk, the next for the first
+            reader.give_records(1)
+            reader.world.advance(100)
+        reader.seek("t", 0, "start")
+        reader.world.advance(100)
+        slow.release(2)
+        eventually(lambda: not reader.local._has_thread)
+
+        assert reader.in_file() == {0: (2, 1)}
+
     def test_a_failing_disk_is_warned_about_once_and_tried_again(
         self, opens: Opens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

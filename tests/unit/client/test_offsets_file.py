@@ -374,11 +374,13 @@ class TestLock:
             file.open()
             if os.fork():
                 sys.stdin.read()
+            print(os.getpid(), flush=True)
             try:
                 file.write(of(entry(6)))
+                print("it may write", flush=True)
             except UsageError:
                 file.close()
-                print(os.getpid(), flush=True)
+                print("it may not", flush=True)
             time.sleep(60)
         """
         file = OffsetsFile(tmp_path, CLUSTER, "me")
@@ -386,6 +388,7 @@ class TestLock:
             assert process.stdout is not None
             child = int(process.stdout.readline())
             try:
+                assert process.stdout.readline() == "it may not\n"
                 with pytest.raises(ConflictError, match=rf"in process {process.pid} \("):
                     file.open()
                 process.kill()
@@ -393,4 +396,5 @@ class TestLock:
                 file.open()
                 file.close()
             finally:
+                process.kill()
                 os.kill(child, signal.SIGKILL)
