@@ -244,6 +244,7 @@ class Consumer(Reader):
         if self._local is None:
             await self._aio.call(self._commit_now, offsets)
         else:
+            self.note_committed(self._local.those_read(offsets))
             notes = await self._aio.run(self._local.commit(self._operations, offsets))
             await asyncio.to_thread(self._local.write, notes)
 

@@ -87,6 +87,16 @@ class LocalOffsets:
                 self._file.close()
             self._file = None
 
+    def those_read(self, offsets: Offsets) -> dict[Key, int]:
+        """Of a commit by hand what automatic commits must not go back behind from now on.
+
+        They could while it is being written, which takes long. Raises UsageError.
+        """
+        for (name, partition), offset in offsets.items():
+            if not is_offset(offset):
+                raise UsageError(f"{name}/{partition}: {offset!r} is no offset")
+        return {key: offset for key, offset in offsets.items() if key in self.streams}
+
     def commit(self, operations: Operations, offsets: Offsets) -> Operation[Notes]:
         """Take a commit in, to be written after all that came before."""
         others = dict.fromkeys(name for name, p in offsets if (name, p) not in self.streams)
@@ -185,10 +195,8 @@ class LocalOffsets:
 
 
 def _entry_of(key: Key, offset: int, stream: Stream | None, routing: Routing) -> Entry:
-    """What to store for an offset. Raises what is wrong with it."""
+    """What to store for an offset. Raises NotFoundError."""
     name, partition = key
-    if not is_offset(offset):
-        raise UsageError(f"{name}/{partition}: {offset!r} is no offset")
     if stream is not None and stream.topic_id:
         return Entry(name, stream.topic_id, partition, offset, stream.epoch_at(offset))
     topic = routing.topics.get(name)

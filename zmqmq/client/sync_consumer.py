@@ -245,6 +245,7 @@ class Consumer(Reader):
         if self._local is None:
             self._io.call(self._commit_now, offsets)
         else:
+            self.note_committed(self._local.those_read(offsets))
             notes = self._io.run(self._local.commit(self._operations, offsets))
             self._local.write(notes)
 

@@ -40,10 +40,9 @@ class Broadcasting(WorldReader):
 
     def commit(self, places: dict[tuple[str, int], int] | None = None) -> None:
         """As the sync consumer's, with the world for an I/O thread."""
-        operation = self.local.commit(
-            None,  # type: ignore[arg-type] - only topics that are read
-            self.handed_out() if places is None else places,
-        )
+        chosen = self.handed_out() if places is None else places
+        self.note_committed(self.local.those_read(chosen))
+        operation = self.local.commit(None, chosen)  # type: ignore[arg-type] - all are read
         promise = Promise()
         ask = next(operation)
         self.driver.post(ask.action, promise, *ask.arguments)
