@@ -35,9 +35,9 @@ Offset = Annotated[
         "-o",
         "--offset",
         metavar="POSITION",
-        help="Where to begin: start, end, stored (with -g), an offset, -N for the last N of each "
-        "partition, @TIMESTAMP: ms or seconds since 1970, an ISO 8601 time, or -1h for an hour "
-        "ago.  [default: start; with -g stored]",
+        help="Where to begin: start, end, stored (with -g or --broadcast), an offset, -N for the "
+        "last N of each partition, @TIMESTAMP: ms or seconds since 1970, an ISO 8601 time, or "
+        "-1h for an hour ago.  [default: start; with -g or --broadcast stored]",
     ),
 ]
 Partitions = Annotated[
@@ -60,6 +60,15 @@ Group = Annotated[
         "--group",
         metavar="GROUP",
         help="Go on where this group stopped, and store how far it got.",
+    ),
+]
+Broadcast = Annotated[
+    str | None,
+    typer.Option(
+        "--broadcast",
+        metavar="NAME",
+        help="Go on where NAME stopped on this machine, and store how far it got in a file below "
+        "$XDG_STATE_HOME, else ~/.local/state. Every NAME gets every record.",
     ),
 ]
 Rack = Annotated[
@@ -97,6 +106,7 @@ def consume(
     count: Count = None,
     exit_at_end: ExitAtEnd = False,
     group: Group = None,
+    broadcast: Broadcast = None,
     form: Format = None,
     rack: Rack = None,
     push: Push = False,
@@ -104,8 +114,8 @@ def consume(
     """Print records.
 
     Values are printed as they are, each with a newline behind it. With -O json or jsonl a record
-    is an object; bytes that are not UTF-8 are {"base64": "…"} there. With a group, offsets are
-    stored once the records are written to stdout.
+    is an object; bytes that are not UTF-8 are {"base64": "…"} there. With -g or --broadcast,
+    offsets are stored once the records are written to stdout.
     """
     output = output_of(ctx)
     printer = _printer(output, form)
@@ -115,8 +125,11 @@ def consume(
             start = parse_position(offset, time.time_ns() // 1_000_000)
         except ConfigError as error:
             raise typer.BadParameter(str(error), param_hint="-o/--offset") from None
-    if start == "stored" and group is None:
-        raise typer.BadParameter("stored is what a group stored; name one with -g")
+    if group is not None and broadcast is not None:
+        raise typer.BadParameter("-g and --broadcast exclude one another: take one of them")
+    keeps_offsets = group is not None or broadcast is not None
+    if start == "stored" and not keeps_offsets:
+        raise typer.BadParameter("stored is what a group stored; name one with -g or --broadcast")
     limit = None if count is None else number(count, "-n/--count")
     only = [number(text, "-p/--partition") for text in partition or []]
     with connected(ctx, topic) as client:
@@ -125,6 +138,7 @@ def consume(
         with client.consumer(
             topic,
             group=group,
+            broadcast=broadcast,
             start=start,
             partitions=only or None,
             # Here the offsets are stored once the records are printed, not once they are fetched.
@@ -134,7 +148,7 @@ def consume(
             rack=rack,
             mode="push" if push else "pull",
         ) as consumer:
-            reading = Reading(consumer, output, printer, limit, commits=group is not None)
+            reading = Reading(consumer, output, printer, limit, commits=keeps_offsets)
             try:
                 reading.run()
             finally:

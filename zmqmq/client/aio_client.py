@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import builtins
 import os
@@ -124,6 +125,8 @@ class Client:
 
         Raises:
             NotFoundError: (when awaited) there is no such topic or partition.
+            ConflictError: (when awaited) a broadcast consumer of that name is open already.
+            CorruptDataError, StorageError: (when awaited) its file is damaged, or cannot be used.
             ConfigError: an option is unknown or out of bounds.
         """
         self._aio.driver.check_usable()
@@ -195,8 +198,10 @@ class Client:
         consumer = Consumer(
             self._aio, self._operations, options, topics, self._options.interceptors
         )
-        await self._aio.call(self._start, consumer)
         try:
+            if options.broadcast is not None:
+                await asyncio.to_thread(consumer.open_offsets)
+            await self._aio.call(self._start, consumer)
             await consumer.wait_until_placed()
         except BaseException:
             await consumer.close()

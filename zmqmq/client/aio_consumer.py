@@ -139,31 +139,33 @@ class Consumer(Reader):
         return self.assigned()
 
     async def commit(self, offsets: Offsets | None = None) -> None:
-        """Commit the group's offsets, and wait until that is durable.
+        """Commit offsets, of the group or into the file of a broadcast consumer, and wait until
+        that is durable.
 
         Args:
             offsets: {(topic, partition): offset to go on at}; None commits everything that was
                 handed out, the record in your hands included.
 
         Raises:
-            UsageError: the consumer has no group.
+            UsageError: the consumer has no group, and is no broadcast consumer.
+            StorageError: the file could not be written; what it had is still there.
             ZmqmqError: what the broker answered.
         """
         self.check()
-        if self._options.group is None:
-            raise UsageError("this consumer has no group to commit for; make it with group=…")
+        self.check_keeps_offsets()
         chosen = dict(self.handed_out() if offsets is None else offsets)
         if chosen:
-            await self._aio.call(self._commit_now, chosen)
+            await self._commit(chosen)
             self.note_committed(chosen)
 
     async def committed(self, topic: str, partition: int) -> int | None:
-        """What the group has committed for a partition; None: nothing yet."""
-        if self._options.group is None:
-            raise UsageError("this consumer has no group; make it with group=…")
-        return await self._aio.run(
-            self._operations.committed(self._options.group, topic, partition)
-        )
+        """What has been committed for a partition; None: nothing yet."""
+        self.check_keeps_offsets()
+        operations = self._operations
+        if self._local is not None:
+            return await self._aio.run(self._local.committed(operations, topic, partition))
+        assert self._options.group is not None
+        return await self._aio.run(operations.committed(self._options.group, topic, partition))
 
     async def lag(self) -> dict[tuple[str, int], int]:
         """How many offsets each partition has that were not handed out yet."""
@@ -180,16 +182,20 @@ class Consumer(Reader):
         """Commit what has been consumed (with `auto_commit`), and stop reading."""
         if self._is_closed:
             return
-        due = self.consumed() if self._options.group and self._options.auto_commit else {}
+        due = self.due_at_close()
         self._is_closed = True
         try:
             if due:
-                await self._aio.call(self._commit_now, due)
+                await self._commit(due)
         except ZmqmqError as error:
             logger.warning("the last offsets were not committed: %s", error)
         finally:
-            with suppress(ClosedError, DisconnectedError):
-                await self._aio.call(self._stopped)
+            try:
+                with suppress(ClosedError, DisconnectedError):
+                    await self._aio.call(self._stopped)
+            finally:
+                if self._local is not None:
+                    await asyncio.to_thread(self._local.close)
 
     def notify(self) -> None:
         """Something new is there (driver.Listener)."""
@@ -233,6 +239,14 @@ class Consumer(Reader):
     def _assigned(self, now: int, promise: Promise, partitions: Sequence[tuple[str, int]]) -> None:
         self.assign_now(now, partitions)
         self._aio.resolve(promise)
+
+    async def _commit(self, offsets: Offsets) -> None:
+        if self._local is None:
+            await self._aio.call(self._commit_now, offsets)
+        else:
+            self.note_committed(self._local.those_read(offsets))
+            notes = await self._aio.run(self._local.commit(self._operations, offsets))
+            await asyncio.to_thread(self._local.write, notes)
 
     def _commit_now(self, now: int, promise: Promise, offsets: Offsets) -> None:
         commits = self.machine.commits

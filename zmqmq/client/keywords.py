@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from os import PathLike
 from typing import Literal, TypedDict
 
 from zmqmq.client.options import Acks, Partitioner
@@ -35,6 +36,8 @@ class ConsumerKeywords(TypedDict, total=False):
     """The keywords of `Client.consumer`."""
 
     group: str | None
+    broadcast: str | None
+    offsets_dir: str | PathLike[str] | None
     start: Start
     partitions: Iterable[int] | None
     auto_commit: bool

@@ -21,7 +21,7 @@ from zmqmq.model.limits import (
     RACK_MAX,
     REPLY_BYTES_MAX,
 )
-from zmqmq.model.names import check_group_name
+from zmqmq.model.names import check_broadcast_name, check_group_name
 from zmqmq.model.setting import Setting, Unit, out_of_bounds, settings_of
 from zmqmq.wire.apis import ACKS_ALL, ACKS_LEADER, ACKS_NONE, WAIT_MS_MAX
 
@@ -32,6 +32,11 @@ Partitioner = Callable[[bytes | None, bytes | None, int], int]
 DAY_MS = 86_400_000
 ACKS: Mapping[object, int] = {"all": ACKS_ALL, -1: ACKS_ALL, 1: ACKS_LEADER, 0: ACKS_NONE}
 CODECS = {"none": Codec.NONE, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
+
+STORED_BY_NOBODY = (
+    "start is 'stored', which needs a group or a broadcast consumer; name one with group=… or "
+    "broadcast=…"
+)
 
 OptionsT = TypeVar("OptionsT")
 
@@ -145,6 +150,8 @@ class ConsumerOptions:
     """What a consumer reads, from where, and how far ahead."""
 
     group: str | None = None
+    broadcast: str | None = None
+    offsets_dir: object = None
     start: object = None
     partitions: tuple[int, ...] | None = None
     auto_commit: bool = True
@@ -184,8 +191,12 @@ class ConsumerOptions:
     def __post_init__(self) -> None:
         if self.group is not None:
             check_group_name(self.group)
-        elif self.start == "stored":
-            raise ConfigError("start is 'stored', which needs a group; name one with group=…")
+        if self.broadcast is not None:
+            self._check_broadcast(self.broadcast)
+        elif self.offsets_dir is not None:
+            raise ConfigError("offsets_dir is where broadcast=… keeps offsets; name a consumer")
+        if self.start == "stored" and not self.keeps_offsets:
+            raise ConfigError(STORED_BY_NOBODY)
         if self.partitions is not None and not all(
             type(p) is int and p >= 0 for p in self.partitions
         ):
@@ -194,6 +205,24 @@ class ConsumerOptions:
             type(self.rack) is str and 1 <= len(self.rack) <= RACK_MAX
         ):
             raise ConfigError(f"rack is {self.rack!r}; it must be 1 to {RACK_MAX} characters")
+
+    @property
+    def keeps_offsets(self) -> bool:
+        """Whether there is something to commit to: a group, or the file of a broadcast consumer."""
+        return self.group is not None or self.broadcast is not None
+
+    def _check_broadcast(self, name: object) -> None:
+        if type(name) is not str:
+            raise ConfigError(f"broadcast is {name!r}; it must be the name of this consumer")
+        check_broadcast_name(name)
+        if self.group is not None:
+            raise ConfigError(
+                f"group is {self.group!r} and broadcast {name!r}; a consumer has one of them: "
+                "the offsets of a group are the cluster's, those of a broadcast consumer its own"
+            )
+        folder = self.offsets_dir
+        if folder is not None and not (isinstance(folder, str) or hasattr(folder, "__fspath__")):
+            raise ConfigError(f"offsets_dir is {folder!r}; it must be a path")
 
 
 def parse_options(kind: type[OptionsT], keywords: Mapping[str, Any]) -> OptionsT:

@@ -20,11 +20,12 @@ from typing import Any
 from zmqmq.batch.decode import RecordBatch, decode_batches
 from zmqmq.batch.layout import log_seed
 from zmqmq.client.arguments import hooks, place_of
+from zmqmq.client.broadcasting import LocalOffsets
 from zmqmq.client.driver import Driver
 from zmqmq.client.hand import Hand, uncollected
 from zmqmq.client.machines.consumer import Consumer as ConsumerMachine
 from zmqmq.client.machines.stream import Chunk, Place, PlaceKind
-from zmqmq.client.options import ConsumerOptions
+from zmqmq.client.options import STORED_BY_NOBODY, ConsumerOptions
 from zmqmq.client.trimmed import TrimmedBatch, trimmed
 from zmqmq.errors import ClosedError, ConfigError, CorruptDataError, UsageError, ZmqmqError
 from zmqmq.model.message import Record
@@ -51,12 +52,16 @@ class Reader:
         self._on_receive = hooks(interceptors, "on_receive")
         start = options.start
         if start is None:
-            start = "stored" if options.group else "start"
+            start = "stored" if options.keeps_offsets else "start"
         place = place_of(start)
-        if place.kind is PlaceKind.STORED and not options.group:
-            raise ConfigError("start is 'stored', which needs a group; name one with group=…")
+        if place.kind is PlaceKind.STORED and not options.keeps_offsets:
+            raise ConfigError(STORED_BY_NOBODY)
         self._place = place
         self._topics = tuple(dict.fromkeys(topics))
+        self._local: LocalOffsets | None = None
+        """The offsets of a broadcast consumer."""
+        if options.broadcast is not None:
+            self._local = LocalOffsets(options, driver.core)
         self._machine_: ConsumerMachine | None = None
         self._generations: dict[Key, int] = {}
         self._paused: set[Key] = set()
@@ -84,7 +89,11 @@ class Reader:
 
     def commit_due(self, now: int) -> None:
         """Commit automatically what has been consumed by now."""
-        if self._machine_ is not None and self._options.auto_commit:
+        if self._machine_ is None or not self._options.auto_commit:
+            return
+        if self._local is not None:
+            self._local.commit_soon(self.consumed())
+        else:
             self._machine_.auto_commit(now, self.consumed())
 
     def crash(self, error: BaseException) -> None:
@@ -98,7 +107,10 @@ class Reader:
         """Let the machines know this consumer."""
         if self._machine_ is None:
             core, face = self._driver.core, _Face(self)
-            machine = core.add_consumer(self._options, self._place, self._topics, face)
+            stored = None if self._local is None else self._local.stored
+            machine = core.add_consumer(self._options, self._place, self._topics, face, stored)
+            if self._local is not None:
+                self._local.streams = machine.streams
             self._machine_ = machine
             self._driver.listeners.add(face)
             # Loops over a consumer that nobody closes are common: end it with the object.
@@ -112,6 +124,11 @@ class Reader:
             _remove(_now, *detached[2])
 
     # On the user's thread
+
+    def open_offsets(self) -> None:
+        """Before `start`: have a broadcast consumer know what it has stored. Waits for the disk."""
+        if self._local is not None:
+            self._local.open()
 
     @property
     def machine(self) -> ConsumerMachine:
@@ -133,12 +150,24 @@ class Reader:
             for key, stream in tuple(machine.streams.items())
         )
 
+    def check_keeps_offsets(self) -> None:
+        """Raise unless there is something to commit to."""
+        if not self._options.keeps_offsets:
+            raise UsageError(
+                "this consumer has no group to commit for; make it with group=… or broadcast=…"
+            )
+
     def check(self) -> None:
         """Raise what is wrong, if anything is."""
         if self._is_closed or self._error is not None:
             self._driver.check_usable()
             raise ClosedError("the consumer is closed")
         self._driver.check_usable()
+
+    def due_at_close(self) -> dict[Key, int]:
+        """What is committed when the consumer is closed."""
+        is_automatic = self._options.keeps_offsets and self._options.auto_commit
+        return self.consumed() if is_automatic else {}
 
     def consumed(self) -> dict[Key, int]:
         """What may be committed now; never past the record in the user's hands."""
@@ -282,8 +311,8 @@ class Reader:
     def seek(self, topic: str, partition: int, where: int | str | datetime) -> None:
         """Go on elsewhere."""
         place = place_of(where)
-        if place.kind is PlaceKind.STORED and not self._options.group:
-            raise UsageError("'stored' needs a consumer with a group")
+        if place.kind is PlaceKind.STORED and not self._options.keeps_offsets:
+            raise UsageError("'stored' needs a consumer with a group, or a broadcast consumer")
         self._stream_of(topic, partition)
         generation = self._forget(topic, partition)
         self._consumed.pop((topic, partition), None)

@@ -153,6 +153,8 @@ class Client:
 
         Raises:
             NotFoundError: there is no such topic or partition.
+            ConflictError: a broadcast consumer of that name is open already.
+            CorruptDataError, StorageError: its file is damaged, or cannot be used.
             ConfigError: an option is unknown or out of bounds.
 
         Example:
@@ -165,8 +167,9 @@ class Client:
         for topic in topics:
             self._io.run(self._operations.topic(topic))
         consumer = Consumer(self._io, self._operations, parsed, topics, self._options.interceptors)
-        self._io.call(self._start, consumer)
         try:
+            consumer.open_offsets()
+            self._io.call(self._start, consumer)
             consumer.wait_until_placed()
         except BaseException:
             consumer.close()

@@ -36,6 +36,8 @@ BATCH_RECORDS_MAX = 1_000_000
 # Names
 TOPIC_NAME_MAX = 200
 GROUP_NAME_MAX = 200
+BROADCAST_NAME_MAX = 200
+"""It becomes the name of a file, of at most 255 bytes with what stands behind it."""
 RACK_MAX = 200
 """Of the name of a place where brokers and clients are."""
 METADATA_NOTE_MAX = 1024

@@ -1,11 +1,11 @@
-"""Which names topics and groups may have (docs/protocol.md, "Names")."""
+"""Which names topics, groups and broadcast consumers may have (docs/protocol.md, "Names")."""
 
 from __future__ import annotations
 
 import re
 
 from zmqmq.errors import InvalidNameError
-from zmqmq.model.limits import GROUP_NAME_MAX, TOPIC_NAME_MAX
+from zmqmq.model.limits import BROADCAST_NAME_MAX, GROUP_NAME_MAX, TOPIC_NAME_MAX
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
 INTERNAL_PREFIX = "__"
@@ -23,6 +23,11 @@ def check_topic_name(name: str, *, internal: bool = False) -> str:
 def check_group_name(name: str) -> str:
     """Return the name, or raise InvalidNameError."""
     return _check("group", name, GROUP_NAME_MAX)
+
+
+def check_broadcast_name(name: str) -> str:
+    """Return the name, which becomes one of a file, or raise InvalidNameError."""
+    return _check("broadcast consumer", name, BROADCAST_NAME_MAX)
 
 
 def _check(kind: str, name: str, longest: int) -> str:

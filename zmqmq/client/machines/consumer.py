@@ -37,7 +37,7 @@ from zmqmq.client.machines.effects import (
 )
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
-from zmqmq.client.machines.places import Places
+from zmqmq.client.machines.places import Places, StoredOffsets
 from zmqmq.client.machines.push import Push
 from zmqmq.client.machines.pushed import Pushed
 from zmqmq.client.machines.routing import MOVED, Routing
@@ -84,6 +84,7 @@ class Consumer:
         self,
         options: ConsumerOptions,
         start: Place,
+        stored: StoredOffsets | None,
         topics: Sequence[str],
         request_timeout: int,
         promise: Promise,
@@ -105,11 +106,9 @@ class Consumer:
         self.is_starved = False
         """Whether fetching has stopped until the reader takes something."""
         self.is_closed = False
-        self.commits = (
-            Commits(options.group, self.streams, network, routing, chance, effects)
-            if options.group
-            else None
-        )
+        self.commits: Commits | None = None
+        if options.group:
+            self.commits = Commits(options.group, self.streams, network, routing, chance, effects)
         self._options = options
         self._start = start
         self._topics: dict[str, int] = dict.fromkeys(topics, 0)
@@ -122,13 +121,14 @@ class Consumer:
         self._chance = chance
         self._effects = effects
         self._places = Places(options.group, request_timeout, routing, lookup, chance, self._placed)
+        self._places.stored = stored
         self._sources = Sources(options.rack, network, routing)
         self._fetch_bytes = min(options.fetch_bytes, options.prefetch_bytes)
         self._asked_bytes = 0
         """What the fetches that are not answered may bring."""
         self._fetches: dict[Connection, int] = {}
         self._commit_every = options.auto_commit_ms * MS
-        self._commit_at = 0 if self.commits and options.auto_commit else NEVER
+        self._commit_at = 0 if options.keeps_offsets and options.auto_commit else NEVER
         self._routing_version = -1
         self._is_begun = False
         self._pumped_at = 0

@@ -26,6 +26,7 @@ from zmqmq.client.machines.effects import (
 )
 from zmqmq.client.machines.lookup import Answers, Lookup, Question
 from zmqmq.client.machines.network import Network
+from zmqmq.client.machines.places import StoredOffsets
 from zmqmq.client.machines.producer import Producer
 from zmqmq.client.machines.push import Push
 from zmqmq.client.machines.routing import Routing
@@ -112,12 +113,18 @@ class Core:
             producer.close()
 
     def add_consumer(
-        self, options: ConsumerOptions, start: Place, topics: Sequence[str], promise: Promise
+        self,
+        options: ConsumerOptions,
+        start: Place,
+        topics: Sequence[str],
+        promise: Promise,
+        stored: StoredOffsets | None = None,
     ) -> Consumer:
-        """Begin to fetch."""
+        """Begin to fetch. A broadcast consumer brings what it has stored, and goes on there."""
         consumer = Consumer(
             options,
             start,
+            stored,
             topics,
             self.request_timeout,
             promise,

@@ -75,6 +75,11 @@ class Network:
         self._waiting: deque[Waiting] = deque()
         self._next_waiting_deadline = NEVER
 
+    @property
+    def cluster(self) -> bytes | None:
+        """The id of the cluster; None before any broker has answered."""
+        return self._identity.cluster
+
     def new_socket(self) -> int:
         """A number for a socket, never used again."""
         self._sockets += 1

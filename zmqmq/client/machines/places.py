@@ -1,8 +1,8 @@
-"""Where a consumer begins: `"end"`, a time, the group's committed offset, turned into offsets."""
+"""Where a consumer begins: `"end"`, a time, the committed offset, turned into offsets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from zmqmq.client.machines.backoff import Backoff
@@ -15,6 +15,8 @@ from zmqmq.errors import ProtocolError, ZmqmqError
 from zmqmq.wire.apis import ENTRIES_MAX, Api
 
 OnPlaced = Callable[[Stream, ZmqmqError | None], None]
+StoredOffsets = Mapping[tuple[bytes, int], tuple[int, int]]
+"""Of topic id and partition: the offset to go on at, and the leader epoch of the record before."""
 
 _QUESTIONS: dict[PlaceKind, tuple[str, ...]] = {
     PlaceKind.START: ("start",),
@@ -48,6 +50,8 @@ class Places:
         self._lookup = lookup
         self._backoff = Backoff(chance, longest=1_000 * MS)
         self._on_placed = on_placed
+        self.stored: StoredOffsets | None = None
+        """What a broadcast consumer has stored itself; None: the group's coordinator knows."""
         self._asking: dict[Stream, int] = {}
         """Streams that are being looked up, and the generation they had."""
         self._not_before = 0
@@ -68,6 +72,8 @@ class Places:
             topic = self._routing.want(now, stream.topic)
             if topic is None:
                 continue
+            if stream.place.kind is PlaceKind.STORED and self.stored is not None:
+                _go_on(stream, self.stored.get((topic.id, stream.partition)))
             is_stored = stream.place.kind is PlaceKind.STORED
             if is_stored and coordinator is None:
                 continue  # there is news when it is there
@@ -135,12 +141,7 @@ class Places:
             elif error is not None:
                 self._on_placed(stream, error)
             else:
-                committed = found.get((stream.topic_id, stream.partition))
-                if committed is None:
-                    stream.place = Place(PlaceKind.START)  # looked up like any other place
-                else:
-                    stream.place = Place(PlaceKind.OFFSET, committed[0])
-                    stream.resume(*committed)
+                _go_on(stream, found.get((stream.topic_id, stream.partition)))
 
     def _forget(self, stream: Stream, generation: int) -> None:
         if self._asking.get(stream) == generation:
@@ -183,6 +184,15 @@ class Places:
             if has_end and stream.stop_at is None:
                 stream.stop_at = offsets["end"]
             self._on_placed(stream, None)
+
+
+def _go_on(stream: Stream, committed: tuple[int, int] | None) -> None:
+    """Where to begin is looked up like any other place."""
+    if committed is None:
+        stream.place = Place(PlaceKind.START)
+    else:
+        stream.place = Place(PlaceKind.OFFSET, committed[0])
+        stream.resume(*committed)
 
 
 def _questions_of(place: Place, *, has_end: bool) -> list[str | int]:

@@ -25,7 +25,7 @@ class PlaceKind(enum.Enum):
     START = "start"
     END = "end"
     STORED = "stored"
-    """The group's committed offset; without one, the start."""
+    """The committed offset, of the group or of the broadcast consumer; without one, the start."""
     OFFSET = "offset"
     BEFORE_END = "before the end"
     """`number` records before the end, but not before the start."""
@@ -140,7 +140,7 @@ class Stream:
         self.generation = generation  # last: a reader that sees it sees the rest
 
     def resume(self, offset: int, epoch: int) -> None:
-        """The group has committed this, and in which leader epoch the record before was read."""
+        """This was committed, and in which leader epoch the record before was read."""
         if epoch > EPOCH_UNKNOWN:
             self.last_epoch, self.epoch_since = epoch, offset
 
