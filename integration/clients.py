@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import zmqmq
 from integration.history import SharedHistory
+from zmqmq.client.keywords import Mode
 from zmqmq.client.options import ACKS
 from zmqmq.errors import (
     OutcomeUnknownError,
@@ -44,7 +45,7 @@ UNANSWERED_MAX: Final = 64
 """Records without an outcome, before a producer waits."""
 KEYS: Final = 8
 PADDING: Final = bytes(range(33, 127)) * 12
-MODES: Final = ("pull", "push", "auto")
+MODES: Final[tuple[Mode, ...]] = ("pull", "push", "auto")
 LIFE_S: Final = (6.0, 20.0)
 """So long a client lives before another takes its place."""
 CLOSE_S: Final = 2.0

@@ -156,7 +156,6 @@ class Consumer(Reader):
         chosen = dict(self.handed_out() if offsets is None else offsets)
         if chosen:
             await self._commit(chosen)
-            self.note_committed(chosen)
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """What has been committed for a partition; None: nothing yet."""
@@ -242,6 +241,7 @@ class Consumer(Reader):
 
     async def _commit(self, offsets: Offsets) -> None:
         if self._local is None:
+            self.note_committed(dict(offsets))
             await self._aio.call(self._commit_now, offsets)
         else:
             self.note_committed(self._local.those_read(offsets))

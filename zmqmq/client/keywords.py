@@ -13,6 +13,9 @@ Start = str | int | datetime | None
 """`"start"`, `"end"`, `"stored"`, `"@ms"`, an offset, that many before the end, or a time."""
 
 
+Mode = Literal["pull", "push", "auto"]
+
+
 class ProducerKeywords(TypedDict, total=False):
     """The keywords of `Client.producer`."""
 
@@ -45,5 +48,6 @@ class ConsumerKeywords(TypedDict, total=False):
     fetch_bytes: int
     prefetch_bytes: int
     max_wait_ms: int
+    mode: Mode
     stop_at_end: bool
     rack: str | None

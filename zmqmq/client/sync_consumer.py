@@ -165,7 +165,6 @@ class Consumer(Reader):
         chosen = dict(self.handed_out() if offsets is None else offsets)
         if chosen:
             self._commit(chosen)
-            self.note_committed(chosen)
 
     def committed(self, topic: str, partition: int) -> int | None:
         """What has been committed for a partition; None: nothing yet."""
@@ -243,6 +242,7 @@ class Consumer(Reader):
 
     def _commit(self, offsets: Offsets) -> None:
         if self._local is None:
+            self.note_committed(dict(offsets))
             self._io.call(self._commit_now, offsets)
         else:
             self.note_committed(self._local.those_read(offsets))
