@@ -1,0 +1,31 @@
+"""What a log has had to do since it was opened."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Counts(NamedTuple):
+    """At one moment."""
+
+    batches_in: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    """What clients have read; replicas not counted."""
+
+    def since(self, before: Counts) -> Counts:
+        """What came between two moments."""
+        return Counts(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+class Counters:
+    """The same, as it grows."""
+
+    __slots__ = ("batches_in", "bytes_in", "bytes_out")
+
+    def __init__(self) -> None:
+        self.batches_in = self.bytes_in = self.bytes_out = 0
+
+    def read(self) -> Counts:
+        """As they stand."""
+        return Counts(self.batches_in, self.bytes_in, self.bytes_out)
