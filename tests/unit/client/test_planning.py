@@ -44,7 +44,12 @@ def busy(draw: st.DrawFn, *, racks: bool = True) -> Cluster:
         disk = draw(disks)
         used = draw(st.integers(0, disk))
         found.append(
-            seat._replace(cost=draw(costs), disk_bytes=disk, disk_used_bytes=used if disk else 0)
+            seat._replace(
+                cost=draw(costs),
+                other_cpu=draw(st.sampled_from([0, 0, 200])),
+                disk_bytes=disk,
+                disk_used_bytes=used if disk else 0,
+            )
         )
     works = st.integers(0, 2_000)
     return found, [
@@ -73,7 +78,9 @@ def cpu(seats: list[Seat], partitions: list[Placed]) -> dict[int, int]:
     for p in partitions:
         for b in p.replicas:
             work[b] += p.work if b == p.replicas[0] else p.copy_work
-    return {s.broker: work[s.broker] * s.cost // COST_UNIT for s in seats if s.is_open}
+    return {
+        s.broker: s.other_cpu + work[s.broker] * s.cost // COST_UNIT for s in seats if s.is_open
+    }
 
 
 def after(partitions: list[Placed], moves: list[Move]) -> list[Placed]:
@@ -174,7 +181,7 @@ def test_load_takes_nothing_from_what_is_even_without(cluster: Cluster) -> None:
 def test_the_busiest_has_no_more_to_do_than_without_its_part(cluster: Cluster) -> None:
     seats, partitions = cluster
     moves = plan_balance(seats, partitions)
-    free = [seat._replace(cost=0) for seat in seats]
+    free = [seat._replace(cost=0, other_cpu=0) for seat in seats]
     by_count = after(partitions, plan_balance(free, partitions))
 
     now = cpu(seats, after(partitions, moves))
@@ -191,8 +198,8 @@ def test_small_loads_are_not_counted(cluster: Cluster) -> None:
     """Nor is the noise of a cluster that has nothing to do."""
     seats, partitions = cluster
     most = max(cpu(seats, [p._replace(work=9_000 * 48) for p in partitions]).values(), default=0)
-    quiet = [s._replace(cost=s.cost * FLOOR // max(most, FLOOR)) for s in seats]
-    free = [s._replace(cost=0) for s in seats]
+    quiet = [s._replace(cost=s.cost * FLOOR // max(most, FLOOR), other_cpu=0) for s in seats]
+    free = [s._replace(cost=0) for s in quiet]
 
     assert plan_balance(quiet, partitions) == plan_balance(free, partitions)
 
@@ -201,7 +208,7 @@ def test_small_loads_are_not_counted(cluster: Cluster) -> None:
 def test_a_full_broker_does_not_get_fuller(cluster: Cluster) -> None:
     found, partitions = cluster
     seats = [s._replace(disk_bytes=100_000, disk_used_bytes=30_000) for s in found]
-    seats[0] = seats[0]._replace(disk_used_bytes=1_000 * FULL_PERCENT + 1)
+    seats[0] = seats[0]._replace(disk_used_bytes=1_000 * FULL_PERCENT + 500)
     moves = plan_balance(seats, partitions)
 
     done = filled(seats, moves)

@@ -20,6 +20,8 @@ class Seat(NamedTuple):
     """Whether it may be given replicas: it is up, and not cordoned."""
     cost: int = 0
     """Billionths of a millicore that work of one a second takes it; 0: CPU does not count."""
+    other_cpu: int = 0
+    """Millicores that it needs for what is not the work of partitions."""
     disk_bytes: int = 0
     """The size of its disk; 0: not known."""
     disk_used_bytes: int = 0
@@ -103,8 +105,9 @@ class Loads:
         return self.bytes[broker] * self.scale[broker]
 
     def cpu(self, broker: int, more_work: int = 0) -> int:
-        """Millicores that its partitions take, with so much more work or less."""
-        return (self.work[broker] + more_work) * self.cost(broker) // COST_UNIT
+        """Its millicores, with so much more work or less."""
+        seat = self._seats[broker]
+        return seat.other_cpu + (self.work[broker] + more_work) * seat.cost // COST_UNIT
 
     def cost(self, broker: int) -> int:
         """What work takes it."""
