@@ -6,8 +6,8 @@ the process is put down with them: so the two can be set against each other, wha
 other brokers since.
 
 Work is counted in bytes: those of a batch that comes in, and as many again as it takes a broker to
-handle a batch of any size; by a leader once for itself and once for each follower. What clients
-read comes on top.
+handle a batch of any size; for a leader half as much for each follower. What clients read comes on
+top.
 """
 
 from __future__ import annotations
@@ -98,4 +98,5 @@ def _copies(partition: Partition) -> int:
 
 
 def _work(counts: Counts, copies: int) -> int:
-    return (counts.bytes_in + BATCH_COST * counts.batches_in) * copies + counts.bytes_out
+    taken = counts.bytes_in + BATCH_COST * counts.batches_in
+    return taken + taken * (copies - 1) // 2 + counts.bytes_out
