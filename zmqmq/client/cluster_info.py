@@ -13,7 +13,7 @@ from zmqmq.errors import ProtocolError, ZmqmqError
 from zmqmq.wire.frame import Fields
 
 COST_MAX: Final = COST_UNIT // (16 * 1024)
-"""A millisecond for a batch, fourteen times what it takes: what is beyond that is no work."""
+"""A millisecond for a batch, several times what it takes: what is beyond that is no work."""
 COSTS_DIFFER: Final = 3
 """So many times as slow as the others, or as fast, a broker may be."""
 Where = tuple[str, int]

@@ -5,9 +5,9 @@ that were ever used are put down; a rate is what came since, a minute ago at mos
 the process is put down with them: so the two can be set against each other, whatever has moved to
 other brokers since.
 
-Work is counted in bytes: those of a batch that comes in, and as many again as it takes a broker to
-handle a batch of any size; for a leader half as much for each follower. What clients read comes on
-top.
+Work is counted in bytes: those of a batch that comes in, and as many as would take a broker as long
+as a batch of any size does; for a leader half as much again for each follower. What clients read
+comes on top, counted in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLES: Final = 13
 YOUNG_NS: Final = 10 * 10**9
 """Of a shorter time no rate is told: it would be chance."""
 BATCH_COST: Final = 16 * 1024
-"""A batch costs 0.07 ms of CPU, and so do these bytes (README, figures)."""
+"""Handling a batch of one record takes about as long as storing so many bytes."""
 NONE: Final = Counts()
 
 
@@ -55,7 +55,7 @@ class Traffic:
         work, counts = last.work, dict[Log, Counts]()
         for log, replica in self._replicas.by_log.items():
             counters = log.counters
-            if counters.batches_in or counters.bytes_out:
+            if counters.batches_in or counters.reads_out:
                 counts[log] = counters.read()
                 role = replica.role
                 copies = _copies(role) if isinstance(role, Partition) else 1
@@ -89,7 +89,9 @@ class Traffic:
             "bytes_in_per_s": found.bytes_in * 10**9 // elapsed,
             "bytes_out_per_s": found.bytes_out * 10**9 // elapsed,
             "work_per_s": _work(found, _copies(partition)) * 10**9 // elapsed,
-            "copy_work_per_s": _work(found._replace(bytes_out=0), 1) * 10**9 // elapsed,
+            "copy_work_per_s": _work(found._replace(reads_out=0, bytes_out=0), 1)
+            * 10**9
+            // elapsed,
         }
 
 
@@ -99,4 +101,5 @@ def _copies(partition: Partition) -> int:
 
 def _work(counts: Counts, copies: int) -> int:
     taken = counts.bytes_in + BATCH_COST * counts.batches_in
-    return taken + taken * (copies - 1) // 2 + counts.bytes_out
+    read = counts.bytes_out + BATCH_COST * counts.reads_out
+    return taken + taken * (copies - 1) // 2 + read

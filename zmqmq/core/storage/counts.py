@@ -10,8 +10,9 @@ class Counts(NamedTuple):
 
     batches_in: int = 0
     bytes_in: int = 0
+    reads_out: int = 0
+    """By clients; those of replicas are not counted."""
     bytes_out: int = 0
-    """What clients have read; replicas not counted."""
 
     def since(self, before: Counts) -> Counts:
         """What came between two moments."""
@@ -21,11 +22,11 @@ class Counts(NamedTuple):
 class Counters:
     """The same, as it grows."""
 
-    __slots__ = ("batches_in", "bytes_in", "bytes_out")
+    __slots__ = ("batches_in", "bytes_in", "bytes_out", "reads_out")
 
     def __init__(self) -> None:
-        self.batches_in = self.bytes_in = self.bytes_out = 0
+        self.batches_in = self.bytes_in = self.reads_out = self.bytes_out = 0
 
     def read(self) -> Counts:
         """As they stand."""
-        return Counts(self.batches_in, self.bytes_in, self.bytes_out)
+        return Counts(self.batches_in, self.bytes_in, self.reads_out, self.bytes_out)
