@@ -250,10 +250,12 @@ class Loads:
         return racks
 
     def _keeps_racks(self, index: int, source: int, target: int) -> bool:
-        racks = self._racks_of(index)
-        loses = racks[self._racks[source]] == 1
-        racks[self._racks[source]] -= 1
-        return not (loses and racks.get(self._racks[target], 0) > 0)
+        # Asked of every replica for every pair of brokers: no more is built than is needed.
+        racks = self._racks
+        if racks[source] == racks[target]:
+            return True
+        others = [racks[b] for b in self.replicas[index] if b != source]
+        return racks[source] in others or racks[target] not in others
 
 
 def _rack_of(seat: Seat) -> str:

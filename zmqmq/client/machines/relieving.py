@@ -101,17 +101,15 @@ def _find_swap(loads: Loads, settle: Callable[[Loads], int]) -> tuple[int, int, 
 def _swaps(loads: Loads, high: int, low: int) -> Iterator[Step]:
     """Replicas that one has and the other has not, leaders for leaders and followers for
     followers."""
+    there, back = loads.movable_between(high, low), loads.movable_between(low, high)
     for leading in (True, False):
-
-        def items(of: int, to: int, *, leading: bool = leading) -> list[Item]:
-            held = loads.movable_between(of, to)
-            found = [i for i in held if (loads.replicas[i][0] == of) is leading]
-            return [(loads.work_at(i, of), i) for i in found]
-
+        mine, theirs = (
+            [(loads.work_at(i, of), i) for i in held if (loads.replicas[i][0] == of) is leading]
+            for of, held in ((high, there), (low, back))
+        )
         has_more = loads.count(high) == loads.count(low) + 1
         if leading:
             has_more = has_more and loads.led[high] == loads.led[low] + 1
-        mine, theirs = items(high, low), items(low, high)
         for given, got in _best(loads, high, low, mine, theirs, alone=has_more):
             size = loads.partitions[given].bytes
             size -= 0 if got is None else loads.partitions[got].bytes
