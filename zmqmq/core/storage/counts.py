@@ -11,7 +11,7 @@ class Counts(NamedTuple):
     batches_in: int = 0
     bytes_in: int = 0
     reads_out: int = 0
-    """By clients; those of replicas are not counted."""
+    """By clients, and what is pushed to them, once for all; replicas are not counted."""
     bytes_out: int = 0
 
     def since(self, before: Counts) -> Counts:
@@ -26,6 +26,16 @@ class Counters:
 
     def __init__(self) -> None:
         self.batches_in = self.bytes_in = self.reads_out = self.bytes_out = 0
+
+    def took(self, size: int) -> None:
+        """So many bytes were appended as a batch."""
+        self.batches_in += 1
+        self.bytes_in += size
+
+    def sent(self, size: int) -> None:
+        """So many bytes were read and sent."""
+        self.reads_out += 1
+        self.bytes_out += size
 
     def read(self) -> Counts:
         """As they stand."""

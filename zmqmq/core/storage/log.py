@@ -182,8 +182,7 @@ class Log:
         if not self._pending:
             self._pending_at, self._pending_offset = active.size, self.end_offset
         self._pending.extend(buffers)
-        self.counters.batches_in += 1
-        self.counters.bytes_in += header.size
+        self.counters.took(header.size)
         self._take(active, active.size, header)
 
     def append_replicated(self, data: Buffer) -> int:
