@@ -249,7 +249,8 @@ def balance(
 ) -> None:
     """Even out the load over the brokers.
 
-    Replicas, bytes and leaders are evened out, and racks kept apart. The plan is shown first.
+    Replicas, bytes, leaders, CPU and disks are evened out, and racks kept apart. The plan is shown
+    first, and why each move: what becomes of a broker when all are done.
     Brokers that are being drained or are down get nothing and keep what they have. It can be
     interrupted, and goes on when it is run again.
     """

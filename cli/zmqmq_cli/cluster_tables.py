@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zmqmq_cli.tables import Size, Table, plural, size_of
+from zmqmq_cli.tables import Percent, Size, Table, cell, plural, size_of
 
 if TYPE_CHECKING:
     from zmqmq import BrokerInfo, ClusterStatus, Move
@@ -25,14 +25,23 @@ def state_of(broker: BrokerInfo) -> str:
 
 
 def brokers_table(brokers: Sequence[BrokerInfo]) -> Table:
-    """A row for each broker."""
-    columns = ["broker", "address", "rack", "version", "state", "leaders", "replicas", "size"]
+    """A row for each broker; its leaders are those of its replicas that it leads."""
+    columns = ["broker", "address", "rack", "version", "state", "leaders", "size", "cpu", "disk"]
     table = Table(columns)
     for b in brokers:
         version = None if b.version is None else b.version.rpartition("/")[2]
-        row = (b.broker, b.address, b.rack, version, state_of(b), b.leaders, b.replicas)
-        table.rows.append((*row, size_of(b.bytes)))
+        leads = f"{b.leaders} of {b.replicas}"
+        row = (b.broker, b.address, b.rack, version, state_of(b), leads, size_of(b.bytes))
+        table.rows.append((*row, _percent(b.cpu_millicores, 1_000), _disk_use(b)))
     return table
+
+
+def _percent(part: int | None, whole: int | None) -> Percent | None:
+    return None if part is None or not whole else Percent((200 * part + whole) // (2 * whole))
+
+
+def _disk_use(broker: BrokerInfo) -> Percent | None:
+    return _percent(broker.disk_used_bytes, broker.disk_bytes)
 
 
 def status_tables(status: ClusterStatus) -> list[Table]:
@@ -118,12 +127,27 @@ def advice_of(status: ClusterStatus) -> list[str]:
 
 def plan_table(moves: Iterable[Move], partitions: str = "partition") -> Table:
     """What would be moved."""
-    table = Table(["topic", partitions, "replicas", "become", "copied"])
+    table = Table(["topic", partitions, "replicas", "become", "copied", "why"])
     for move in moves:
         after = ids(move.after)
         copied = Size(move.moved_bytes) if move.added else None
-        table.rows.append((move.topic, move.partition, ids(move.before), after, copied))
+        row = (move.topic, move.partition, ids(move.before), after, copied, why_text(move))
+        table.rows.append(row)
     return table
+
+
+def why_text(move: Move) -> str | None:
+    """`1: CPU 61 % -> 42 %`: what becomes of broker 1 when all moves are done."""
+    if move.why is None:
+        return None
+    what, broker, before, after = move.why
+    amounts: list[object] = [before, after]
+    if what == "cpu":
+        what, amounts = "CPU", [_percent(amount, 1_000) for amount in (before, after)]
+    elif what == "bytes":
+        amounts = [Size(before), Size(after)]
+    then, now = map(cell, amounts)
+    return f"{what} {then} -> {now}" if what == "racks" else f"{broker}: {what} {then} -> {now}"
 
 
 def loads_table(brokers: Sequence[BrokerInfo], moves: Sequence[Move]) -> Table:
@@ -159,6 +183,7 @@ def move_map(move: Move) -> dict[str, Any]:
         "replicas": list(move.after),
         "before": list(move.before),
         "copied_bytes": move.moved_bytes,
+        "why": why_text(move),
     }
 
 

@@ -20,6 +20,10 @@ class Size(int):
     """A number of bytes: a table writes it for people, JSON as it is."""
 
 
+class Percent(int):
+    """A share: `42 %`."""
+
+
 def cell(value: object) -> str:
     """A value as a table shows it."""
     if value is None or value == "":
@@ -28,6 +32,8 @@ def cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, Size):
         return human_bytes(value)
+    if isinstance(value, Percent):
+        return f"{value:d} %"
     return str(value)
 
 

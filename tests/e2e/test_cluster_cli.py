@@ -7,7 +7,9 @@ import json
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,7 @@ def test_what_is_there_in_every_format(cli: CLI, form: str) -> None:
     assert [b["leaders"] for b in found] == [1, 1, 0, 0]
     assert [b["replicas"] for b in found] == [1, 2, 2, 1]
     assert all(b["bytes"] > 0 for b in found)
+    assert all(0 < b["disk_free_bytes"] < b["disk_bytes"] for b in found)
     assert [p["lag"] for p in described[0]["partitions"][0]["followers"]] == [0, 0]
 
 
@@ -265,6 +268,71 @@ def test_a_new_broker_gets_its_share(tmp_path: Path) -> None:
         for number in range(8):
             assert cli("consume", "t", "-p", str(number), "-e").stdout == lines
         assert b"nothing to move" in cli("cluster", "balance", "-y").stderr
+
+
+def test_work_is_handed_to_those_who_have_less_of_it(tmp_path: Path) -> None:
+    """Each of three leads three partitions, and what is read are those of the first."""
+    racks = {number: f"r{number}" for number in (1, 2, 3)}
+    turns = [(1, 2, 3), (2, 3, 1), (3, 1, 2)]
+    hot = (0, 3, 6)
+    with running_cluster(tmp_path, racks) as cluster:
+        cluster.start(*racks)
+        cli = CLI(cluster.servers)
+        topic(cli, "t", *turns, *turns, *turns)
+        for number in hot:
+            cli("produce", "t", "-p", str(number), stdin=(b"x" * 4_000 + b"\n") * 500)
+        assert planned(cli) == []
+        with readers(cluster, "t", *hot):
+            end = time.monotonic() + SECONDS
+            # What is measured is an average with the idle time before: it grows for a minute.
+            while len(first := planned(cli)) < 4:
+                assert time.monotonic() < end, (first, brokers(cli))
+                time.sleep(1)
+            cpu = {number: found["cpu_millicores"] for number, found in brokers(cli).items()}
+            assert max(cpu, key=lambda number: cpu[number]) == 1, cpu
+            assert sum(m["partition"] in hot for m in first) == 2
+            assert all(m["why"].startswith("1: CPU ") and m["copied_bytes"] == 0 for m in first)
+
+            cli("cluster", "balance", "-y")
+
+            while any("work_per_s" not in p for p in partitions(cli, "t")):
+                assert time.monotonic() < end + SECONDS / 2
+                time.sleep(1)
+            assert len(planned(cli)) < len(first)
+        found = partitions(cli, "t")
+    assert len({found[n]["leader"] for n in hot}) > 1
+    led = Counter(p["leader"] for p in found)
+    assert led == {1: 3, 2: 3, 3: 3}
+
+
+def planned(cli: CLI) -> list[dict[str, Any]]:
+    """The moves that a plan would have now."""
+    return list(cli.json("cluster", "balance", "--dry-run")["moves"])
+
+
+@contextmanager
+def readers(cluster: Running, name: str, *numbers: int) -> Iterator[None]:
+    """Somebody for each of these partitions who reads it again and again, as fast as it goes."""
+    ended = threading.Event()
+
+    def read(number: int) -> None:
+        with (
+            zmqmq.connect(cluster.servers) as client,
+            client.consumer(name, partitions=[number], fetch_bytes=16_384) as consumer,
+        ):
+            while not ended.is_set():
+                if not consumer.fetch_batches(max_wait_ms=1):
+                    consumer.seek(name, number, "start")
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(SECONDS)
 
 
 def test_nobody_is_asked_where_nobody_is(cli: CLI) -> None:

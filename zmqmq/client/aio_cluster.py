@@ -52,7 +52,7 @@ class Cluster:
         await self._aio.run(self._operations.cordon(broker, cordoned=False))
 
     async def balance(self) -> list[Move]:
-        """The moves that even out replicas, bytes and leaders, for `advance`."""
+        """The moves that even out replicas, bytes, leaders, CPU and disks, for `advance`."""
         return await self._aio.run(self._operations.plan_balance())
 
     async def advance(self, plan: Sequence[Move] | Progress, at_a_time: int = 4) -> Progress:

@@ -15,7 +15,7 @@ from zmqmq.client.cluster_info import (
     seats_of,
     status_of,
 )
-from zmqmq.client.describing import PartitionDescription, TopicDescription
+from zmqmq.client.describing import PartitionDescription, TopicDescription, items_of
 from zmqmq.client.machines.core import Core
 from zmqmq.client.machines.effects import NEVER, SECOND, Reply, Resolved
 from zmqmq.client.machines.planning import Move, plan_balance, plan_drain
@@ -38,7 +38,7 @@ ELECTIONS_MAX: Final = 200
 LOOKS_MAX: Final = 10
 """So often the broker that describes may not have heard yet of a move that was begun; then somebody
 has taken it back."""
-SIZE_PATIENCE: Final = 2 * SECOND
+OWN_PATIENCE: Final = 2 * SECOND
 """Whoever looks at the cluster because a broker hangs does not want to wait for that broker."""
 
 
@@ -52,14 +52,14 @@ class ClusterOperations:
     # Looking
 
     def brokers(self) -> Operation[list[BrokerInfo]]:
-        """Every broker, by number; each that is up is asked for its size."""
+        """Every broker, by number; each that is up is asked how it is."""
         items = yield from self._items()
         found = []
         for item in items:
-            size = None
+            own: Fields = {}
             if item.get("address") is not None:
-                size = yield from self._size_of(int(item["broker"]))
-            found.append(broker_info(item, size))
+                own = yield from self._ask_itself(int(item["broker"]))
+            found.append(broker_info(item, own))
         return found
 
     def status(self) -> Operation[ClusterStatus]:
@@ -182,16 +182,14 @@ class ClusterOperations:
         yield Ask(self._note_brokers, (addresses,))
         return items
 
-    def _size_of(self, broker: int) -> Operation[int | None]:
+    def _ask_itself(self, broker: int) -> Operation[Fields]:
         try:
             fields: Fields = {"kind": "broker"}
-            reply = yield from self.ask_exactly(broker, Api.DESCRIBE, fields, SIZE_PATIENCE)
+            reply = yield from self.ask_exactly(broker, Api.DESCRIBE, fields, OWN_PATIENCE)
         except ZmqmqError:
-            return None
-        for item in reply.fields.get("items") or ():
-            size = item.get("replica_bytes")
-            return size if type(size) is int else None
-        return None
+            return {}
+        items, _ = items_of(reply.fields)
+        return items[0] if items else {}
 
     def _reassign(
         self, topic: str, targets: Mapping[int, Sequence[int] | None]

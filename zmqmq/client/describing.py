@@ -44,6 +44,13 @@ class PartitionDescription(NamedTuple):
     """So many must be in sync for anything to be committed."""
     lag: Mapping[int, int | None] = {}
     """Of each follower the records that it lacks; None: it has not said anything yet."""
+    bytes_in_per_s: int = -1
+    """In the last minute; -1 too in the first ten seconds of a leader."""
+    bytes_out_per_s: int = -1
+    work_per_s: int = -1
+    """What it gives its leader to do (docs/protocol.md, DESCRIBE items)."""
+    copy_work_per_s: int = -1
+    """And each follower."""
 
     @property
     def target(self) -> tuple[int, ...]:
@@ -181,6 +188,10 @@ def _partition(entry: Fields) -> PartitionDescription:
         _brokers(entry.get("removing")),
         _number(entry, "min_isr"),
         {int(follower["broker"]): follower["lag"] for follower in entry.get("followers") or ()},
+        _number(entry, "bytes_in_per_s"),
+        _number(entry, "bytes_out_per_s"),
+        _number(entry, "work_per_s"),
+        _number(entry, "copy_work_per_s"),
     )
 
 

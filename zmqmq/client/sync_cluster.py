@@ -78,8 +78,8 @@ class Cluster:
         self._io.run(self._operations.cordon(broker, cordoned=False))
 
     def balance(self) -> list[Move]:
-        """The moves that even out replicas, bytes and leaders; nothing is moved yet: `advance`
-        does that."""
+        """The moves that even out replicas, bytes, leaders, CPU and disks; nothing is moved yet:
+        `advance` does that."""
         return self._io.run(self._operations.plan_balance())
 
     def advance(self, plan: Sequence[Move] | Progress, at_a_time: int = 4) -> Progress:

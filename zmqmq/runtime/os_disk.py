@@ -296,6 +296,18 @@ class OSDisk:
             raise storage_error("statvfs", self.root, error) from error
         return status.f_bavail * status.f_frsize
 
+    def room(self) -> dict[str, int]:
+        """Size and free bytes of the file system, as DESCRIBE tells them; nothing if it cannot
+        say."""
+        try:
+            status = os.statvfs(self.root)
+        except OSError:
+            return {}
+        free = status.f_bavail * status.f_frsize
+        # Without what only root may use: a disk is full when nothing is left for us.
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        return {"disk_bytes": used + free, "disk_free_bytes": free}
+
     def _full(self, path: str) -> str:
         """The path with the root in front; refuses one that could lead out of it."""
         if not path:

@@ -272,6 +272,7 @@ class Server:
     def _measure(self) -> None:
         flusher = self._disk_work.flusher
         files, whole = flusher.by_file, flusher.by_file_system
+        cpu_ns = time.process_time_ns()
         self._feed(
             Measured(
                 {
@@ -280,7 +281,10 @@ class Server:
                     "flushes_of_file_system": whole.flushes,
                     "replies_dropped": self.listener.dropped,
                     "loop_lag_ms_max": round(self._lag_ns / 1e6, 3),
-                }
+                    "cpu_seconds": cpu_ns / 1e9,
+                    **self._disk.room(),
+                },
+                cpu_ns,
             )
         )
         self._lag_ns = 0

@@ -6,13 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from zmqmq_cli.cluster_tables import advice_of, state_of
+from zmqmq_cli.cluster_tables import advice_of, brokers_table, move_map, plan_table, state_of
+from zmqmq_cli.tables import plain
 
-from zmqmq.client.cluster_info import BrokerInfo, ClusterStatus, Progress, status_of
+from zmqmq.client.cluster_info import (
+    COST_MAX,
+    BrokerInfo,
+    ClusterStatus,
+    Progress,
+    broker_info,
+    placed_of,
+    seats_of,
+    status_of,
+)
 from zmqmq.client.cluster_operations import LOOKS_MAX, ClusterOperations
 from zmqmq.client.describing import topic_description
 from zmqmq.client.machines.core import Core
-from zmqmq.client.machines.planning import Move
+from zmqmq.client.machines.planning import Move, Why
 from zmqmq.client.operations import Operation, Operations
 from zmqmq.errors import Code, ConflictError, ProtocolError, error_to_wire, refusal
 from zmqmq.wire.apis import Api
@@ -365,6 +375,69 @@ def test_what_nobody_leads_is_not_begun_and_holds_no_slot() -> None:
     assert cluster.orders == [(Api.REASSIGN, [[2, [1, 2, 4]]])]
     assert found.stuck == (("t", 0), ("t", 1))
     assert (len(found.under_way), found.waiting) == (1, 2)
+
+
+def test_what_work_costs_a_broker_is_what_its_cpu_says() -> None:
+    fast = broker(1, cpu_millicores=200, work_per_s=10_000_000)
+    slow = broker(2, cpu_millicores=400, work_per_s=10_000_000)
+    idle = broker(3, cpu_millicores=30, work_per_s=1_000)
+    silent = broker(4)
+    seats = seats_of([fast, slow, idle, silent])
+
+    assert [seat.cost for seat in seats] == [20_000, 40_000, 30_000, 30_000]
+    assert [seat.other_cpu for seat in seats] == [0] * 4
+    assert [seat.cost for seat in seats_of([idle, silent])] == [0, 0], "that is noise"
+
+
+def test_cpu_that_no_work_explains_stays_with_its_broker() -> None:
+    usual = [broker(n, cpu_millicores=100, work_per_s=10_000_000) for n in (1, 2, 3)]
+    compacting = broker(4, cpu_millicores=900, work_per_s=10_000_000)
+    seats = seats_of([*usual, compacting])
+
+    assert [seat.cost for seat in seats] == [10_000] * 3 + [COST_MAX]
+    assert seats[3].other_cpu == 900 - 610
+    (alone,) = seats_of([broker(1, cpu_millicores=900, work_per_s=1_000)])
+    assert (alone.cost, alone.other_cpu) == (COST_MAX, 900)
+
+
+def test_work_is_counted_only_where_all_of_it_is_known() -> None:
+    told = partition(0, work_per_s=2_000, copy_work_per_s=1_000)
+
+    def works(*rows: Fields) -> list[tuple[int, int]]:
+        placed = placed_of([topic_description(topic(*rows))], fix_moving=True)
+        return [(p.work, p.copy_work) for p in placed]
+
+    assert works(told, partition(1, leader=None)) == [(2_000, 1_000), (0, 0)]
+    assert works(told, partition(1, error="damaged")) == [(2_000, 1_000), (0, 0)]
+    assert works(told, partition(1)) == [(0, 0), (0, 0)], "its leader is young"
+
+
+def test_a_broker_tells_how_it_is() -> None:
+    own = {"replica_bytes": 7, "cpu_millicores": 421, "disk_bytes": 1_000, "disk_free_bytes": 250}
+    found = broker_info(_item(broker(1)), own)
+
+    assert (found.bytes, found.cpu_millicores, found.disk_used_bytes) == (7, 421, 750)
+    assert plain(brokers_table([found]))[1].split()[-5:] == ["B", "42", "%", "75", "%"]
+    silent = broker_info(_item(broker(1)), {})
+    assert silent.cpu_millicores is silent.disk_used_bytes is silent.bytes is None
+    assert plain(brokers_table([silent]))[1].split()[-3:] == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        (None, None),
+        (Why("cpu", 1, 614, 415), "1: CPU 61 % -> 42 %"),
+        (Why("bytes", 2, 3 << 20, 1 << 19), "2: bytes 3.0 MiB -> 512.0 KiB"),
+        (Why("replicas", 2, 9, 8), "2: replicas 9 -> 8"),
+        (Why("racks", 2, 1, 2), "racks 1 -> 2"),
+    ],
+)
+def test_a_move_says_why(why: Why | None, text: str | None) -> None:
+    moved = Move("t", 0, (1, 2), (2, 1), 5, why)
+
+    assert move_map(moved)["why"] == text
+    assert plan_table([moved]).rows[0][-1] == text
 
 
 def test_an_answer_of_another_length_is_no_answer() -> None:

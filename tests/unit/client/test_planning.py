@@ -7,7 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqmq.client.machines.planning import Move, Placed, Seat, plan_balance, plan_drain
+from zmqmq.client.machines.loads import COST_UNIT, FULL_PERCENT
+from zmqmq.client.machines.planning import Move, Placed, Seat, Why, plan_balance, plan_drain
+from zmqmq.client.machines.relieving import FLOOR
 
 Cluster = tuple[list[Seat], list[Placed]]
 
@@ -29,6 +31,56 @@ def clusters(draw: st.DrawFn, *, racks: bool = True, sizes: int = 1_000) -> Clus
         Placed("t" if n % 3 else "u", n, tuple(replicas), size, is_fixed=draw(fixed) == 0)
         for n, (replicas, size) in enumerate(found)
     ]
+
+
+@st.composite
+def busy(draw: st.DrawFn, *, racks: bool = True) -> Cluster:
+    """Brokers of many kinds, with disks that may be full, and partitions that have much to do."""
+    seats, partitions = draw(clusters(racks=racks))
+    costs = st.integers(0, 40).map(lambda n: n * COST_UNIT // 100)
+    disks = st.sampled_from([0, 5_000, 10_000, 20_000])
+    found = []
+    for seat in seats:
+        disk = draw(disks)
+        used = draw(st.integers(0, disk))
+        found.append(
+            seat._replace(
+                cost=draw(costs),
+                other_cpu=draw(st.sampled_from([0, 0, 200])),
+                disk_bytes=disk,
+                disk_used_bytes=used if disk else 0,
+            )
+        )
+    works = st.integers(0, 2_000)
+    return found, [
+        p._replace(work=(work := draw(works)) + draw(works), copy_work=work) for p in partitions
+    ]
+
+
+def filled(seats: list[Seat], moves: list[Move]) -> list[Seat]:
+    """The brokers when all moves are done."""
+    return [
+        seat._replace(
+            disk_used_bytes=max(
+                seat.disk_used_bytes
+                + sum(m.bytes for m in moves if seat.broker in m.added)
+                - sum(m.bytes for m in moves if seat.broker in m.removed),
+                0,
+            )
+        )
+        for seat in seats
+    ]
+
+
+def cpu(seats: list[Seat], partitions: list[Placed]) -> dict[int, int]:
+    """Millicores of each open broker."""
+    work: Counter[int] = Counter()
+    for p in partitions:
+        for b in p.replicas:
+            work[b] += p.work if b == p.replicas[0] else p.copy_work
+    return {
+        s.broker: s.other_cpu + work[s.broker] * s.cost // COST_UNIT for s in seats if s.is_open
+    }
 
 
 def after(partitions: list[Placed], moves: list[Move]) -> list[Placed]:
@@ -96,6 +148,72 @@ def test_what_a_plan_has_done_needs_no_plan(cluster: Cluster) -> None:
     done = after(partitions, plan_balance(seats, partitions))
 
     assert plan_balance(seats, done) == []
+
+
+@given(busy())
+def test_what_a_plan_has_done_needs_no_plan_under_the_same_load(cluster: Cluster) -> None:
+    seats, partitions = cluster
+    moves = plan_balance(seats, partitions)
+    done = after(partitions, moves)
+
+    assert plan_balance(filled(seats, moves), done) == []
+
+
+@given(busy())
+def test_load_takes_nothing_from_what_is_even_without(cluster: Cluster) -> None:
+    """Whoever balances by day and by night moves nothing to and fro."""
+    seats, partitions = cluster
+    idle = [p._replace(work=0, copy_work=0) for p in partitions]
+    moves = plan_balance(seats, partitions)
+    done = [p._replace(work=0, copy_work=0) for p in after(partitions, moves)]
+
+    assert plan_balance(filled(seats, moves), done) == []
+    resting = plan_balance(seats, idle)
+    for before, now, other in zip(partitions, done, after(idle, resting), strict=True):
+        assert spread(seats, now) == spread(seats, other) >= spread(seats, before)
+        assert not before.is_fixed or now.replicas == before.replicas
+    assert sorted(counts(seats, done).values()) == sorted(
+        counts(seats, after(idle, resting)).values()
+    )
+
+
+@given(busy())
+def test_the_busiest_has_no_more_to_do_than_without_its_part(cluster: Cluster) -> None:
+    seats, partitions = cluster
+    moves = plan_balance(seats, partitions)
+    free = [seat._replace(cost=0, other_cpu=0) for seat in seats]
+    by_count = after(partitions, plan_balance(free, partitions))
+
+    now = cpu(seats, after(partitions, moves))
+    assert max(now.values(), default=0) <= max(cpu(seats, by_count).values(), default=0)
+    for move in moves:
+        assert move.why is not None
+        if move.why.what == "cpu":
+            assert move.why.before == cpu(seats, partitions).get(move.why.broker)
+            assert move.why.after == now[move.why.broker]
+
+
+@given(busy())
+def test_small_loads_are_not_counted(cluster: Cluster) -> None:
+    """Nor is the noise of a cluster that has nothing to do."""
+    seats, partitions = cluster
+    most = max(cpu(seats, [p._replace(work=9_000 * 48) for p in partitions]).values(), default=0)
+    quiet = [s._replace(cost=s.cost * FLOOR // max(most, FLOOR), other_cpu=0) for s in seats]
+    free = [s._replace(cost=0) for s in quiet]
+
+    assert plan_balance(quiet, partitions) == plan_balance(free, partitions)
+
+
+@given(busy())
+def test_a_full_broker_does_not_get_fuller(cluster: Cluster) -> None:
+    found, partitions = cluster
+    seats = [s._replace(disk_bytes=100_000, disk_used_bytes=30_000) for s in found]
+    seats[0] = seats[0]._replace(disk_used_bytes=1_000 * FULL_PERCENT + 500)
+    moves = plan_balance(seats, partitions)
+
+    done = filled(seats, moves)
+    assert done[0].disk_used_bytes <= seats[0].disk_used_bytes
+    assert all(s.disk_used_bytes <= 1_000 * FULL_PERCENT for s in done[1:])
 
 
 @given(clusters(racks=False))
@@ -225,3 +343,78 @@ def test_the_first_who_takes_over_is_in_a_rack_apart() -> None:
     (move,), _ = plan_drain(seats, [Placed("t", 0, (1, 2), 1)], 1)
 
     assert move.after == (4, 2)
+
+
+def test_a_hot_broker_hands_leaders_over() -> None:
+    """As many as before, others: no data moves, and nobody leads more than its share."""
+    seats = [Seat(b, None, is_open=True, cost=COST_UNIT // 10) for b in (1, 2, 3)]
+    partitions = [
+        Placed(
+            "t", n, ((1, 2, 3), (2, 3, 1), (3, 1, 2))[n % 3], 100, work=3_000 if n % 3 == 0 else 0
+        )
+        for n in range(9)
+    ]
+    moves = plan_balance(seats, partitions)
+    done = after(partitions, moves)
+
+    assert not any(move.added for move in moves)
+    assert cpu(seats, partitions) == {1: 900, 2: 0, 3: 0}
+    assert cpu(seats, done) == {1: 300, 2: 300, 3: 300}
+    assert Counter(p.replicas[0] for p in done) == {1: 3, 2: 3, 3: 3}
+    assert {move.why for move in moves} == {Why("cpu", 1, 900, 300)}
+
+
+def test_replicas_are_swapped_where_there_is_no_other() -> None:
+    seats = [Seat(b, None, is_open=True, cost=COST_UNIT // 10) for b in (1, 2)]
+    partitions = [Placed("t", n, (1 + n % 2,), 100, work=2_000 * (n % 2 == 0)) for n in range(4)]
+    done = after(partitions, plan_balance(seats, partitions))
+
+    assert cpu(seats, done) == {1: 200, 2: 200}
+    assert counts(seats, done) == {1: 2, 2: 2}
+
+
+def test_a_slow_broker_gets_less_to_do() -> None:
+    seats = [Seat(1, None, True, 3 * COST_UNIT // 10), Seat(2, None, True, COST_UNIT // 10)]
+    partitions = [Placed("t", n, (1 + n % 2,), 1, work=100 * (n // 2)) for n in range(20)]
+    assert cpu(seats, partitions) == {1: 1_350, 2: 450}
+
+    found = cpu(seats, after(partitions, plan_balance(seats, partitions)))
+
+    assert abs(found[1] - found[2]) <= 180
+    assert max(found.values()) < 900
+
+
+def test_bytes_are_shared_as_the_disks_are_large() -> None:
+    seats = [Seat(b, None, is_open=True, disk_bytes=size) for b, size in ((1, 1_000), (2, 3_000))]
+    partitions = [Placed("t", n, (1 + n % 2,), 10 * (n // 2)) for n in range(20)]
+    held = sizes(seats, after(partitions, plan_balance(seats, partitions)))
+
+    assert abs(3 * held[1] - held[2]) <= 3 * 45
+    assert counts(seats, partitions) == {1: 10, 2: 10}
+
+
+def test_a_disk_is_not_filled_beyond_the_limit() -> None:
+    def plan(used: int) -> list[Move]:
+        seats = [
+            Seat(b, None, is_open=True, disk_bytes=1_000, disk_used_bytes=used if b == 3 else 500)
+            for b in (1, 2, 3)
+        ]
+        return plan_balance(seats, [Placed("t", n, (1, 2), 10) for n in range(3)])
+
+    def given(moves: list[Move]) -> int:
+        return sum(3 in move.added for move in moves)
+
+    assert given(plan(500)) == 2
+    assert given(plan(785)) == 1, "a second one would be too much"
+    assert given(plan(795)) == 0
+
+
+def test_a_drain_goes_where_there_is_room() -> None:
+    seats = [
+        Seat(b, None, is_open=True, disk_bytes=1_000, disk_used_bytes=used)
+        for b, used in ((1, 500), (2, 900), (3, 700))
+    ]
+    moves, staying = plan_drain(seats, [Placed("t", n, (1,), 60) for n in range(2)], 1)
+
+    assert [move.after for move in moves] == [(3,)]
+    assert staying == 1

@@ -164,7 +164,7 @@ def test_after_a_clean_stop_everything_is_there_with_its_producers() -> None:
 
 def test_what_the_world_measured_is_told_to_whoever_asks() -> None:
     world = World()
-    world.broker.handle(world._now, Measured({"loop_lag_ms_max": 1.5}))
+    world.broker.handle(world._now, Measured({"loop_lag_ms_max": 1.5}, cpu_ns=0))
     client = world.client()
     client.ask(Api.DELETE_TOPIC, {"topic": "nope"})
     (broker,) = client.describe("broker")

@@ -9,15 +9,23 @@ replicas (those that are up and not cordoned):
 2. Within a rack, and everywhere if no racks are named, the numbers of replicas differ by one at
    most. No more replicas move than that takes, where racks do not stand in the way.
 3. Within the same racks the bytes of two brokers differ by a tenth of the average, or by the
-   size of the largest partition, whichever is more. Replicas are swapped for that.
+   size of the largest partition, whichever is more. Replicas are swapped for that. Where disks are
+   of different size, that holds of the bytes as shares of the disks.
 4. Nobody is the first replica of two more than it could be: leaders are shared as evenly as the
    replicas allow. That moves no data.
-5. What brokers have that may be given nothing stays there. To empty one is another plan.
-6. Of what a plan has brought about, the next plan is empty.
+5. As far as 1 to 4 allow, the CPU that partitions take differs by a tenth of a core, or by a fifth
+   of the average if that is more. Leaders are handed over for that, then replicas swapped.
+6. What brokers have that may be given nothing stays there. To empty one is another plan. A disk
+   that is or would be over 80 % full gets no fuller, but by what comes from one that is as full.
+7. Of what a plan has brought about, the next plan is empty, if the load stays the same.
 
 Each step of 1 raises the number of racks, each of 2 lowers the sum of the squares of the numbers
 of replicas and leaves 1 alone, each of 3 lowers that of the bytes and leaves 1 and 2 alone, and so
-on: so it ends, and ends where no step is left.
+on: so it ends, and ends where no step is left. Those of 5 are in relieving.py.
+
+CPU is what the work of a partition (core/broker/traffic.py) takes the broker that has it. What it
+takes is measured, a broker by itself: a slow one, or one that is busy with other things too, has
+less to do. A cluster that has nothing to do is planned by 1 to 4 alone.
 """
 
 from __future__ import annotations
@@ -27,8 +35,19 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from zmqmq.client.machines.loads import Loads, Placed, Seat
+from zmqmq.client.machines.relieving import relieve
 
-__all__ = ["Move", "Placed", "Seat", "plan_balance", "plan_drain"]
+__all__ = ["Move", "Placed", "Seat", "Why", "plan_balance", "plan_drain"]
+
+
+class Why(NamedTuple):
+    """What a move is for: what a broker has now, and will have when all moves are done."""
+
+    what: str
+    """`racks`, `replicas`, `bytes`, `leaders` or `cpu`, which is in millicores."""
+    broker: int
+    before: int
+    after: int
 
 
 class Move(NamedTuple):
@@ -40,6 +59,7 @@ class Move(NamedTuple):
     after: tuple[int, ...]
     bytes: int
     """Of one replica; 0 if that is not known."""
+    why: Why | None = None
 
     @property
     def added(self) -> tuple[int, ...]:
@@ -61,10 +81,11 @@ def plan_balance(seats: Iterable[Seat], partitions: Sequence[Placed]) -> list[Mo
     """Moves that even out the load; none if it is even. Those that move data come first."""
     loads = Loads(seats, partitions)
     if len(loads.open) > 1:
-        while _spread(loads) + _even_out_replicas(loads) + _even_out_bytes(loads):
+        while _even_out_data(loads):
             pass
         _even_out_leaders(loads)
-    return _moves(partitions, loads)
+        relieve(loads, _settle)
+    return _explained(_moves(partitions, loads), Loads(loads.seats, partitions), loads)
 
 
 def plan_drain(
@@ -106,6 +127,41 @@ def _moves(partitions: Sequence[Placed], loads: Loads) -> list[Move]:
     return [m for m in moves if m.added] + [m for m in moves if not m.added]
 
 
+def _explained(moves: list[Move], before: Loads, after: Loads) -> list[Move]:
+    """With the reason of each."""
+    places = {(p.topic, p.partition): i for i, p in enumerate(after.partitions)}
+    found = []
+    for move in moves:
+        index = places[move.topic, move.partition]
+        what, broker = after.whys[index]
+        was, will = (_amount(what, broker, index, loads) for loads in (before, after))
+        found.append(move._replace(why=Why(what, broker, was, will)))
+    return found
+
+
+def _amount(what: str, broker: int, index: int, loads: Loads) -> int:
+    match what:
+        case "racks":
+            return loads.rack_count(index)
+        case "replicas":
+            return loads.count(broker)
+        case "bytes":
+            return loads.bytes[broker]
+        case "leaders":
+            return loads.led[broker]
+        case _:
+            return loads.cpu(broker)
+
+
+def _settle(loads: Loads) -> int:
+    """Promises 1 to 4; how many steps that took."""
+    return _even_out_data(loads) + _even_out_leaders(loads)
+
+
+def _even_out_data(loads: Loads) -> int:
+    return _spread(loads) + _even_out_replicas(loads) + _even_out_bytes(loads)
+
+
 def _spread(loads: Loads) -> int:
     """Promise 1: give partitions that have two replicas in one rack another one."""
     steps = 0
@@ -115,6 +171,7 @@ def _spread(loads: Loads) -> int:
             if step is None:
                 break
             loads.move(index, *step)
+            loads.note(index, "racks", step[0])
             steps += 1
     return steps
 
@@ -132,28 +189,33 @@ def _even_out_replicas(loads: Loads) -> int:
 
 def _move_one(loads: Loads, high: int, low: int) -> bool:
     """Move what brings the bytes of the two closest together; of one topic as the others."""
-    gap = loads.bytes[high] - loads.bytes[low]
-    found = loads.movable_between(high, low)
+    gap, scale = loads.fill(high) - loads.fill(low), loads.scale[high] + loads.scale[low]
+    sizes = loads.partitions
+    found = [
+        i for i in loads.movable_between(high, low) if loads.has_room(high, low, sizes[i].bytes)
+    ]
     if not found:
         return False
     topics = loads.topics
 
     def cost(index: int) -> tuple[int, int, int]:
-        topic = loads.partitions[index].topic
+        topic = sizes[index].topic
         surplus = topics[high].get(topic, 0) - topics[low].get(topic, 0)
-        return abs(gap - 2 * loads.partitions[index].bytes), -surplus, index
+        return abs(gap - scale * sizes[index].bytes), -surplus, index
 
-    loads.move(min(found, key=cost), high, low)
+    best = min(found, key=cost)
+    loads.move(best, high, low)
+    loads.note(best, "replicas", high)
     return True
 
 
 def _even_out_bytes(loads: Loads) -> int:
     """Promise 3."""
     steps = 0
-    tolerance = sum(loads.bytes[b] for b in loads.open) // (10 * len(loads.open))
+    tolerance = sum(map(loads.fill, loads.open)) // (10 * len(loads.open))
     while any(
-        loads.bytes[high] - loads.bytes[low] > tolerance and _exchange(loads, high, low)
-        for high, low in loads.pairs(lambda b: loads.bytes[b])
+        loads.fill(high) - loads.fill(low) > tolerance and _exchange(loads, high, low)
+        for high, low in loads.pairs(loads.fill)
     ):
         steps += 1
     return steps
@@ -161,27 +223,35 @@ def _even_out_bytes(loads: Loads) -> int:
 
 def _exchange(loads: Loads, high: int, low: int) -> bool:
     """Move one replica, or swap two, so that the difference becomes smaller."""
-    gap = loads.bytes[high] - loads.bytes[low]
+    gap, scale = loads.fill(high) - loads.fill(low), loads.scale[high] + loads.scale[low]
     sizes = loads.partitions
+
+    def helps(less: int) -> bool:
+        return 0 < scale * less < 2 * gap and loads.has_room(high, low, less)
+
     mine = loads.movable_between(high, low)
     if loads.count(high) > loads.count(low):
-        alone = [i for i in mine if 0 < sizes[i].bytes < gap]
+        alone = [i for i in mine if helps(sizes[i].bytes)]
         if alone:
-            loads.move(min(alone, key=lambda i: (abs(gap - 2 * sizes[i].bytes), i)), high, low)
+            chosen = min(alone, key=lambda i: (abs(gap - scale * sizes[i].bytes), i))
+            loads.move(chosen, high, low)
+            loads.note(chosen, "bytes", high)
             return True
     theirs = sorted(loads.movable_between(low, high), key=lambda i: (sizes[i].bytes, i))
     best: tuple[int, int, int] | None = None
     for index in mine:
-        other = _closest(theirs, sizes, sizes[index].bytes - gap // 2)
+        other = _closest(theirs, sizes, sizes[index].bytes - gap // scale)
         for candidate in other:
             less = sizes[index].bytes - sizes[candidate].bytes
-            if 0 < less < gap:
-                found = (abs(gap - 2 * less), index, candidate)
+            if helps(less):
+                found = (abs(gap - scale * less), index, candidate)
                 best = found if best is None else min(best, found)
     if best is None:
         return False
     loads.move(best[1], high, low)
     loads.move(best[2], low, high)
+    loads.note(best[1], "bytes", high)
+    loads.note(best[2], "bytes", high)
     return True
 
 
@@ -197,13 +267,17 @@ def _closest(ordered: list[int], sizes: Sequence[Placed], size: int) -> list[int
     return ordered[max(low - 1, 0) : low + 1]
 
 
-def _even_out_leaders(loads: Loads) -> None:
+def _even_out_leaders(loads: Loads) -> int:
     """Promise 4: hand first places along a chain of brokers, from who has two more than its end."""
+    steps = 0
     while any(_hand_on(loads, high) for high in loads.by_leaders()):
-        pass
+        steps += 1
+    return steps
 
 
 def _hand_on(loads: Loads, high: int) -> bool:
+    if all(loads.led[b] > loads.led[high] - 2 for b in loads.open):
+        return False
     came: dict[int, tuple[int, int]] = {}
     """Of each broker that is reached: from whom, by which partition."""
     queue = deque([high])
@@ -213,6 +287,7 @@ def _hand_on(loads: Loads, high: int) -> bool:
             while broker != high:
                 before, index = came[broker]
                 loads.lead(index, broker)
+                loads.note(index, "leaders", high)
                 broker = before
             return True
         for index in loads.led_by(broker):

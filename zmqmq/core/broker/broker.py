@@ -91,8 +91,9 @@ class Broker(Parts):
                     self.front.close(session)
             case SubjectWanted(subject):
                 self.pushing.admit(subject)
-            case Measured(values):
+            case Measured(values, cpu_ns):
                 self.describing.measures = values
+                self.traffic.measure(now.ns, cpu_ns)
             case _:
                 self._handle_rare(now, event)
         return self.outbox.take()

@@ -17,11 +17,13 @@ from zmqmq.core.broker.produce import Producing
 from zmqmq.core.broker.pushing import Pushing
 from zmqmq.core.broker.replicas import Replicas
 from zmqmq.core.broker.sessions import Session, Sessions
+from zmqmq.core.broker.traffic import Traffic
 from zmqmq.core.control.image import Image
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.read_cache import ReadCache
 from zmqmq.errors import Code, refusal
+from zmqmq.model.now import Now
 from zmqmq.wire.apis import REQUESTS, Api
 from zmqmq.wire.frame import Fields
 from zmqmq.wire.schema import malformed, reader
@@ -40,6 +42,7 @@ class Describing:
         image: Image,
         replicas: Replicas,
         brokers: Brokers,
+        traffic: Traffic,
         outbox: Outbox,
         sessions: Sessions,
         producing: Producing,
@@ -55,6 +58,7 @@ class Describing:
         self._image = image
         self._replicas = replicas
         self._brokers = brokers
+        self._traffic = traffic
         self._outbox = outbox
         self._sessions = sessions
         self._producing = producing
@@ -68,7 +72,7 @@ class Describing:
         self.measures: Mapping[str, float] = {}
         """The world's last Measured."""
 
-    def handle(self, now_ms: int, session: Session, correlation: int, fields: Fields) -> None:
+    def handle(self, now: Now, session: Session, correlation: int, fields: Fields) -> None:
         """DESCRIBE."""
         kind, names, internal, after = _read(fields)
         if names is not None and any(type(name) is not str for name in names):
@@ -77,11 +81,11 @@ class Describing:
             raise refusal(Code.DENIED, f"may not describe {kind}")
         match kind:
             case "topics":
-                items, more = self._topics(names, after, internal=internal)
+                items, more = self._topics(now, names, after, internal=internal)
             case "groups":
                 items, more = self._groups(names, after)
             case "sessions":
-                items, more = self._session_items(now_ms, after)
+                items, more = self._session_items(now.ms, after)
             case "broker":
                 items, more = [self._broker()], False
             case "brokers":
@@ -95,7 +99,7 @@ class Describing:
         self._outbox.reply(session, Api.DESCRIBE, correlation, {"items": items, "more": more})
 
     def _topics(
-        self, names: list[str] | None, after: str, *, internal: bool
+        self, now: Now, names: list[str] | None, after: str, *, internal: bool
     ) -> tuple[list[dict[str, Any]], bool]:
         if names is not None:
             wanted = [self._catalog.topic(name) for name in names]
@@ -113,20 +117,20 @@ class Describing:
             if items and topic.partition_count > room:
                 return items, True
             room -= topic.partition_count
-            items.append(self._topic(topic))
+            items.append(self._topic(now, topic))
         return items, False
 
-    def _topic(self, topic: Topic) -> dict[str, Any]:
+    def _topic(self, now: Now, topic: Topic) -> dict[str, Any]:
         return {
             "name": topic.name,
             "id": topic.id,
             "replicas": topic.replicas,
             "config": topic.config.as_map(),
             "overrides": topic.overrides,
-            "partitions": [self._partition(topic, n) for n in range(topic.partition_count)],
+            "partitions": [self._partition(now, topic, n) for n in range(topic.partition_count)],
         }
 
-    def _partition(self, topic: Topic, number: int) -> dict[str, Any]:
+    def _partition(self, now: Now, topic: Topic, number: int) -> dict[str, Any]:
         place = topic.id, number
         leader, epoch, _ = topic.leaders.get(number, Leadership())
         item: dict[str, Any] = {"partition": number, "leader": leader, "leader_epoch": epoch}
@@ -163,6 +167,7 @@ class Describing:
             "producers": len(log.producers),
             "last_append_ms": log.last_append_ms,
             "followers": [_follower(found, broker_id) for broker_id in _others(found)],
+            **self._traffic.of_partition(now.ns, found),
         }
         if log.damage is not None:
             item["error"] = f"damaged at {log.damage}"
@@ -249,6 +254,7 @@ class Describing:
             "subscriptions_refused": self._pushing.refused,
             "errors": dict(self._outbox.errors),
             "reply_bytes_outstanding": self._sessions.outstanding,
+            **self._traffic.of_broker(),
             **self.measures,
         }
 

@@ -55,6 +55,8 @@ class Measured(NamedTuple):
     """What the world counted, for whoever asks the broker how it is (docs/metrics.md)."""
 
     values: Mapping[str, float]
+    cpu_ns: int
+    """CPU time of the process since its start."""
 
 
 class FlushEnded(NamedTuple):

@@ -451,6 +451,7 @@ class Fetching:
         if size:
             request.bodies.append(taken.data)
             request.taken_bytes += size
+            source.log.counters.sent(size)
             if isinstance(source, Copy):
                 self.bytes_of_copies += size
 

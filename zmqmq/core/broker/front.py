@@ -196,7 +196,7 @@ class Front:
             case Api.LIST_OFFSETS:
                 self.offsets.handle_list(now, session, correlation, fields)
             case Api.DESCRIBE:
-                self.describing.handle(now.ms, session, correlation, fields)
+                self.describing.handle(now, session, correlation, fields)
             case Api.REASSIGN | Api.ELECT:
                 self.moves.handle(now, session, api, correlation, fields)
             case Api.CORDON:

@@ -39,6 +39,7 @@ from zmqmq.core.broker.reporting import Reporting
 from zmqmq.core.broker.sessions import Sessions
 from zmqmq.core.broker.timers import Timers
 from zmqmq.core.broker.topics import Topics
+from zmqmq.core.broker.traffic import Traffic
 from zmqmq.core.control.controller import Controller
 from zmqmq.core.control.image import (
     Image,
@@ -192,11 +193,13 @@ class Parts(ABC):
             self.making.make_own,
         )
         brokers = Brokers(self.image, self.outbox, self.timers, self.commits, keys)
+        self.traffic = Traffic(self.replicas)
         self.describing = Describing(
             self.catalog,
             self.image,
             self.replicas,
             brokers,
+            self.traffic,
             self.outbox,
             self.sessions,
             self.producing,

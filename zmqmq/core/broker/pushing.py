@@ -139,6 +139,7 @@ class Pushing:
             subject.is_running = True
             self.pushes += 1
             self.bytes += len(taken.data)
+            partition.log.counters.sent(len(taken.data))
 
     def tick(self, now: Now) -> None:
         """Tell where partitions end: when a burst is over, and every second."""

@@ -72,6 +72,7 @@ class Partition:
         "_is_alone",
         "_lacks_replicas",
         "_proposals",
+        "counted_before",
         "epoch",
         "flushes",
         "high_watermark",
@@ -79,6 +80,7 @@ class Partition:
         "isr",
         "log",
         "place",
+        "since_ns",
         "topic",
     )
 
@@ -100,6 +102,8 @@ class Partition:
         self.isr = Isr(self.place, document, revision, me, log.end_offset, now_ns)
         self._proposals = Proposals(self.isr, log)
         self.high_watermark = max(min(high_watermark, log.end_offset), log.start_offset)
+        self.since_ns = now_ns
+        self.counted_before = log.counters.read()
         self.is_closed = False
         """Whether its topic was deleted, or this leader epoch is over."""
         self.flushes = False

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from zmqmq.batch.layout import BatchHeader, log_seed
+from zmqmq.core.storage.counts import Counters
 from zmqmq.core.storage.disk import Buffer, Disk, File
 from zmqmq.core.storage.epochs import EpochIndex
 from zmqmq.core.storage.options import StorageOptions
@@ -115,6 +116,7 @@ class Log:
         those that a compaction has joined to others."""
         self.options = options
         self.seed = key.seed
+        self.counters = Counters()
         self.disk = disk
         self._pending: list[Buffer] = []
         self._pending_at = 0
@@ -180,6 +182,7 @@ class Log:
         if not self._pending:
             self._pending_at, self._pending_offset = active.size, self.end_offset
         self._pending.extend(buffers)
+        self.counters.took(header.size)
         self._take(active, active.size, header)
 
     def append_replicated(self, data: Buffer) -> int:
