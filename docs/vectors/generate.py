@@ -9,9 +9,10 @@ making them again changes nothing and that decoding gives the values back.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -185,6 +186,142 @@ BATCHES: Final[list[tuple[str, dict[str, Any]]]] = [
     ),
 ]
 
+# What a reader of partition 0 meets, one thing after the other: METADATA (leader epoch), FETCH (the
+# committed end and the batches of the answer), SUBSCRIBE (answered), PUSH (leader epoch, prev,
+# committed end, batches), HEAD (leader epoch, committed end), silence (nothing for 3 s). Of a batch
+# the leader epoch, its offsets, and the last one where that record is gone.
+JOINED: Final[list[tuple[Any, ...]]] = [
+    ("METADATA", 4),
+    ("FETCH", 3, [(4, [0, 1, 2])]),
+    ("SUBSCRIBE",),
+    ("HEAD", 4, 3),
+]
+FOLLOWING: Final[list[tuple[str, int, list[tuple[Any, ...]]]]] = [
+    (
+        "catching up, and then one PUSH after the other",
+        0,
+        [
+            ("METADATA", 4),
+            ("FETCH", 5, [(3, [0]), (3, [1])]),
+            ("FETCH", 5, [(3, [2]), (4, [3, 4])]),
+            ("SUBSCRIBE",),
+            ("HEAD", 4, 5),
+            ("PUSH", 4, 5, 7, [(4, [5, 6])]),
+            ("PUSH", 4, 7, 12, [(4, [7]), (4, [8, 9])]),
+            ("PUSH", 4, 10, 12, [(4, [10, 11])]),
+            ("HEAD", 4, 12),
+        ],
+    ),
+    (
+        "what was written before the subscription worked is fetched",
+        0,
+        [*JOINED[:3], ("HEAD", 4, 5), ("FETCH", 5, [(4, [3, 4])]), ("HEAD", 4, 5)],
+    ),
+    (
+        "it may be a PUSH that shows that the subscription works",
+        0,
+        [*JOINED[:3], ("PUSH", 4, 3, 4, [(4, [3])]), ("PUSH", 4, 4, 5, [(4, [4])])],
+    ),
+    (
+        "a PUSH was lost: the next one shows it, and what comes before the answer is of no use",
+        0,
+        [
+            *JOINED,
+            ("PUSH", 4, 5, 6, [(4, [5])]),
+            ("PUSH", 4, 6, 7, [(4, [6])]),
+            ("FETCH", 7, [(4, [3, 4]), (4, [5]), (4, [6])]),
+            ("PUSH", 4, 7, 8, [(4, [7])]),
+        ],
+    ),
+    (
+        "the last PUSH was lost: a HEAD shows it; PUSHes that come late are nothing new",
+        0,
+        [
+            *JOINED,
+            ("HEAD", 4, 6),
+            ("FETCH", 6, [(4, [3, 4]), (4, [5])]),
+            ("PUSH", 4, 3, 5, [(4, [3, 4])]),
+            ("PUSH", 4, 5, 6, [(4, [5])]),
+            ("HEAD", 4, 5),
+            ("PUSH", 4, 6, 7, [(4, [6])]),
+        ],
+    ),
+    (
+        "a batch was too large: it is announced, and the next PUSH begins behind it",
+        0,
+        [
+            *JOINED,
+            ("HEAD", 4, 90),
+            ("FETCH", 90, [(4, list(range(3, 90)))]),
+            ("PUSH", 4, 90, 91, [(4, [90])]),
+        ],
+    ),
+    (
+        "a PUSH repairs what a FETCH was to bring; the answer is nothing new then",
+        0,
+        [
+            *JOINED,
+            ("HEAD", 4, 5),
+            ("PUSH", 4, 3, 5, [(4, [3, 4])]),
+            ("FETCH", 5, [(4, [3, 4])]),
+            ("PUSH", 4, 5, 6, [(4, [5])]),
+        ],
+    ),
+    (
+        "bodies that begin before the offset that is wanted",
+        4,
+        [
+            ("METADATA", 4),
+            ("FETCH", 6, [(4, [3, 4, 5])]),
+            ("SUBSCRIBE",),
+            ("HEAD", 4, 6),
+            ("PUSH", 4, 3, 9, [(4, [3, 4, 5]), (4, [6, 7, 8])]),
+            ("PUSH", 4, 6, 11, [(4, [6, 7, 8, 9, 10])]),
+        ],
+    ),
+    (
+        "a compacted topic: offsets without a record are no gap where prev says so",
+        0,
+        [
+            *JOINED,
+            ("PUSH", 4, 3, 9, [(4, [7, 8])]),
+            ("PUSH", 4, 9, 16, [(4, [11, 13], 15)]),
+            ("PUSH", 4, 16, 17, [(4, [16])]),
+        ],
+    ),
+    (
+        "another leader: its PUSHes are believed once it has answered a FETCH",
+        0,
+        [
+            *JOINED,
+            ("PUSH", 5, 3, 4, [(5, [3])]),
+            ("METADATA", 5),
+            ("FETCH", 4, [(5, [3])]),
+            ("SUBSCRIBE",),
+            ("HEAD", 5, 4),
+            ("PUSH", 4, 4, 6, [(4, [4, 5])]),
+            ("HEAD", 4, 9),
+            ("PUSH", 5, 4, 5, [(5, [4])]),
+            ("HEAD", 6, 5),
+        ],
+    ),
+    (
+        "silence",
+        0,
+        [*JOINED, ("silence",), ("METADATA", 4), ("FETCH", 4, [(4, [3])]), *JOINED[2:3]],
+    ),
+    (
+        "a PUSH that is damaged (here: cut short) is a lost one",
+        0,
+        [
+            *JOINED,
+            ("PUSH", 4, 3, 5, [(4, [3, 4])], "damaged"),
+            ("FETCH", 5, [(4, [3, 4])]),
+            ("PUSH", 4, 5, 6, [(4, [5])]),
+        ],
+    ),
+]
+
 
 def shown(value: Any) -> Any:  # noqa: ANN401 - any value of msgpack
     """A value as JSON can hold it."""
@@ -254,7 +391,7 @@ def seeds() -> dict[str, Any]:
 
 def push() -> dict[str, Any]:
     """Subjects, and the headers of PUSH and HEAD."""
-    fields = {"base": 40, "prev": 38, "end": 41, "epoch": 4, "start": 2}
+    fields = {"prev": 38, "end": 41, "epoch": 4, "start": 2}
     return {
         "subjects": [
             {"topic id": t.hex(), "partition": p, "subject": push_subject(t, p).hex()}
@@ -269,6 +406,67 @@ def push() -> dict[str, Any]:
             for api, schema in PUSHED.items()
         ],
     }
+
+
+def stored(batches: Sequence[tuple[Any, ...]]) -> bytes:
+    """Batches of `FOLLOWING` as a broker has them."""
+    frame = b""
+    for epoch, offsets, *last in batches:
+        base, end = offsets[0], last[0] if last else offsets[-1]
+        is_whole = end - base + 1 == len(offsets)
+        deltas = None if is_whole else [offset - base for offset in offsets]
+        sent = encode_batch(
+            log_seed(TOPIC, 0),
+            [b"%d" % offset for offset in offsets],
+            timestamp_ms=TIME_MS,
+            offset_deltas=deltas,
+            last_offset_delta=None if is_whole else end - base,
+        )
+        crc = sent[BODY_CRC_AT:BODY_AT]
+        frame += stamp(base, len(sent), epoch, TIME_MS, base, crc) + sent[BODY_CRC_AT:]
+    return frame
+
+
+def following() -> dict[str, Any]:
+    """What a reader does: the one of examples/raw/push.py, which the tests compare with ours."""
+    spec = importlib.util.spec_from_file_location("push", HERE.parents[1] / "examples/raw/push.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    sequences = []
+    for name, start, events in FOLLOWING:
+        delivered: list[int] = []
+        reader = example.Reader(lambda offset, _, to=delivered: to.append(offset), (TOPIC, 0), start)
+        steps = []
+        for event in events:
+            delivered.clear()
+            shown, then = step(reader, *event)
+            state = {"next": reader.next, "last epoch": reader.last_epoch, "then": then}
+            steps.append({"event": event[0], **shown, "delivers": list(delivered), **state})
+        sequences.append({"name": name, "start": start, "steps": steps})
+    return {"topic id": TOPIC.hex(), "partition": 0, "sequences": sequences}
+
+
+def step(reader: Any, event: str, *given: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401
+    """One event as it is told, and what the reader does next."""
+    match event, *given:
+        case "METADATA", epoch:
+            reader.epoch = epoch
+            return {"epoch": epoch}, "fetch"
+        case "FETCH", end, batches:
+            data = stored(batches)
+            return {"end": end, "body": data.hex()}, reader.fetched(end, data)
+        case "PUSH", epoch, prev, end, batches, *damaged:
+            data = stored(batches)[: -1 if damaged else None]
+            fields = {"prev": prev, "end": end, "epoch": epoch}
+        case "HEAD", epoch, end:
+            data, fields = b"", {"end": end, "start": 0, "epoch": epoch}
+        case _:
+            return {}, "begin" if event == "silence" else "wait"
+    frames = [push_subject(TOPIC, 0), encode_header(Api[event], 0, fields), *([data] * bool(data))]
+    told = {"fields": fields, "frames": [frame.hex() for frame in frames]}
+    return told, reader.published(fields, data)
 
 
 def errors() -> dict[str, Any]:
@@ -292,6 +490,7 @@ def made() -> dict[Path, str]:
         "batches": batches(),
         "seeds": seeds(),
         "push": push(),
+        "following": following(),
         "errors": errors(),
     }
     return {
