@@ -207,7 +207,7 @@ FOLLOWING: Final[list[tuple[str, int, list[tuple[Any, ...]]]]] = [
             ("SUBSCRIBE",),
             ("HEAD", 4, 5),
             ("PUSH", 4, 5, 7, [(4, [5, 6])]),
-            ("PUSH", 4, 7, 12, [(4, [7]), (4, [8, 9])]),
+            ("PUSH", 4, 7, 12, [(4, [7]), (4, [8, 9])]),  # the end is 12, and more is to come
             ("PUSH", 4, 10, 12, [(4, [10, 11])]),
             ("HEAD", 4, 12),
         ],

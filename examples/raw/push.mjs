@@ -68,24 +68,31 @@ export class Reader {
     this.next = start;
   }
 
-  fetched(end, data) {
+  take(data) {
     for (const [behind, epoch, offsets, values] of batches(data, this.place)) {
       if (behind <= this.next) continue; // it was seen already
       offsets.forEach((offset, i) => offset >= this.next && this.deliver(offset, values[i]));
       [this.next, this.lastEpoch] = [behind, epoch];
     }
+  }
+
+  fetched(end, data) {
+    this.take(data);
     return this.next < end ? "fetch" : "wait";
   }
 
   // A HEAD has neither `prev` nor data.
-  published({ end, epoch, prev = 0 }, data = Buffer.alloc(0)) {
+  published({ end, epoch, prev }, data) {
     if (epoch !== this.epoch) return epoch > this.epoch ? "begin" : "wait";
     try {
-      return this.fetched(end, prev <= this.next ? data : Buffer.alloc(0));
+      if (data && prev <= this.next) {
+        this.take(data);
+        return "wait"; // what follows will be published too, or announced
+      }
     } catch (error) {
-      if (error instanceof Damaged) return "fetch";
-      throw error;
+      if (!(error instanceof Damaged)) throw error;
     }
+    return this.next < end ? "fetch" : "wait";
   }
 }
 

@@ -49,23 +49,28 @@ class Reader:
         self.next, self.last_epoch = start, None  # leader epoch of the last batch read
         self.epoch = 0  # of the leader that was asked
 
-    def fetched(self, end, data):
+    def take(self, data):
         for behind, epoch, offsets, values in decode(data, self.place):
             if behind > self.next:  # else it was seen already
                 for offset, value in zip(offsets, values, strict=True):
                     if offset >= self.next:
                         self.deliver(offset, value)
                 self.next, self.last_epoch = behind, epoch
+
+    def fetched(self, end, data):
+        self.take(data)
         return "fetch" if self.next < end else "wait"
 
     def published(self, fields, data=b""):  # a HEAD has neither `prev` nor data
         if fields["epoch"] != self.epoch:
             return "begin" if fields["epoch"] > self.epoch else "wait"
-        is_whole = fields.get("prev", 0) <= self.next
-        try:
-            return self.fetched(fields["end"], data if is_whole else b"")
-        except (ValueError, struct.error):
-            return "fetch"  # it was damaged
+        if data and fields["prev"] <= self.next:
+            try:
+                self.take(data)
+                return "wait"  # what follows will be published too, or announced
+            except (ValueError, struct.error):
+                pass  # it was damaged
+        return "fetch" if self.next < fields["end"] else "wait"
 
 
 class Broker:
