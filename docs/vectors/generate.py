@@ -13,6 +13,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
             "principal": "anonymous",
             "lease_ms": 60_000,
             "time_ms": TIME_MS,
-            "endpoints": {"clients": "127.0.0.1:5755"},
+            "endpoints": {"clients": "127.0.0.1:5755", "push": "127.0.0.1:5756"},
             "limits": {
                 "request_bytes": 2 << 20,
                 "reply_bytes": 8 << 20,
@@ -183,142 +184,6 @@ BATCHES: Final[list[tuple[str, dict[str, Any]]]] = [
             "offset_deltas": [1, 4],
             "last_offset_delta": 5,
         },
-    ),
-]
-
-# What a reader of partition 0 meets, one thing after the other: METADATA (leader epoch), FETCH (the
-# committed end and the batches of the answer), SUBSCRIBE (answered), PUSH (leader epoch, prev,
-# committed end, batches), HEAD (leader epoch, committed end), silence (nothing for 3 s). Of a batch
-# the leader epoch, its offsets, and the last one where that record is gone.
-JOINED: Final[list[tuple[Any, ...]]] = [
-    ("METADATA", 4),
-    ("FETCH", 3, [(4, [0, 1, 2])]),
-    ("SUBSCRIBE",),
-    ("HEAD", 4, 3),
-]
-FOLLOWING: Final[list[tuple[str, int, list[tuple[Any, ...]]]]] = [
-    (
-        "catching up, and then one PUSH after the other",
-        0,
-        [
-            ("METADATA", 4),
-            ("FETCH", 5, [(3, [0]), (3, [1])]),
-            ("FETCH", 5, [(3, [2]), (4, [3, 4])]),
-            ("SUBSCRIBE",),
-            ("HEAD", 4, 5),
-            ("PUSH", 4, 5, 7, [(4, [5, 6])]),
-            ("PUSH", 4, 7, 12, [(4, [7]), (4, [8, 9])]),  # the end is 12, and more is to come
-            ("PUSH", 4, 10, 12, [(4, [10, 11])]),
-            ("HEAD", 4, 12),
-        ],
-    ),
-    (
-        "what was written before the subscription worked is fetched",
-        0,
-        [*JOINED[:3], ("HEAD", 4, 5), ("FETCH", 5, [(4, [3, 4])]), ("HEAD", 4, 5)],
-    ),
-    (
-        "it may be a PUSH that shows that the subscription works",
-        0,
-        [*JOINED[:3], ("PUSH", 4, 3, 4, [(4, [3])]), ("PUSH", 4, 4, 5, [(4, [4])])],
-    ),
-    (
-        "a PUSH was lost: the next one shows it, and what comes before the answer is of no use",
-        0,
-        [
-            *JOINED,
-            ("PUSH", 4, 5, 6, [(4, [5])]),
-            ("PUSH", 4, 6, 7, [(4, [6])]),
-            ("FETCH", 7, [(4, [3, 4]), (4, [5]), (4, [6])]),
-            ("PUSH", 4, 7, 8, [(4, [7])]),
-        ],
-    ),
-    (
-        "the last PUSH was lost: a HEAD shows it; PUSHes that come late are nothing new",
-        0,
-        [
-            *JOINED,
-            ("HEAD", 4, 6),
-            ("FETCH", 6, [(4, [3, 4]), (4, [5])]),
-            ("PUSH", 4, 3, 5, [(4, [3, 4])]),
-            ("PUSH", 4, 5, 6, [(4, [5])]),
-            ("HEAD", 4, 5),
-            ("PUSH", 4, 6, 7, [(4, [6])]),
-        ],
-    ),
-    (
-        "a batch was too large: it is announced, and the next PUSH begins behind it",
-        0,
-        [
-            *JOINED,
-            ("HEAD", 4, 90),
-            ("FETCH", 90, [(4, list(range(3, 90)))]),
-            ("PUSH", 4, 90, 91, [(4, [90])]),
-        ],
-    ),
-    (
-        "a PUSH repairs what a FETCH was to bring; the answer is nothing new then",
-        0,
-        [
-            *JOINED,
-            ("HEAD", 4, 5),
-            ("PUSH", 4, 3, 5, [(4, [3, 4])]),
-            ("FETCH", 5, [(4, [3, 4])]),
-            ("PUSH", 4, 5, 6, [(4, [5])]),
-        ],
-    ),
-    (
-        "bodies that begin before the offset that is wanted",
-        4,
-        [
-            ("METADATA", 4),
-            ("FETCH", 6, [(4, [3, 4, 5])]),
-            ("SUBSCRIBE",),
-            ("HEAD", 4, 6),
-            ("PUSH", 4, 3, 9, [(4, [3, 4, 5]), (4, [6, 7, 8])]),
-            ("PUSH", 4, 6, 11, [(4, [6, 7, 8, 9, 10])]),
-        ],
-    ),
-    (
-        "a compacted topic: offsets without a record are no gap where prev says so",
-        0,
-        [
-            *JOINED,
-            ("PUSH", 4, 3, 9, [(4, [7, 8])]),
-            ("PUSH", 4, 9, 16, [(4, [11, 13], 15)]),
-            ("PUSH", 4, 16, 17, [(4, [16])]),
-        ],
-    ),
-    (
-        "another leader: its PUSHes are believed once it has answered a FETCH",
-        0,
-        [
-            *JOINED,
-            ("PUSH", 5, 3, 4, [(5, [3])]),
-            ("METADATA", 5),
-            ("FETCH", 4, [(5, [3])]),
-            ("SUBSCRIBE",),
-            ("HEAD", 5, 4),
-            ("PUSH", 4, 4, 6, [(4, [4, 5])]),
-            ("HEAD", 4, 9),
-            ("PUSH", 5, 4, 5, [(5, [4])]),
-            ("HEAD", 6, 5),
-        ],
-    ),
-    (
-        "silence",
-        0,
-        [*JOINED, ("silence",), ("METADATA", 4), ("FETCH", 4, [(4, [3])]), *JOINED[2:3]],
-    ),
-    (
-        "a PUSH that is damaged (here: cut short) is a lost one",
-        0,
-        [
-            *JOINED,
-            ("PUSH", 4, 3, 5, [(4, [3, 4])], "damaged"),
-            ("FETCH", 5, [(4, [3, 4])]),
-            ("PUSH", 4, 5, 6, [(4, [5])]),
-        ],
     ),
 ]
 
@@ -409,7 +274,7 @@ def push() -> dict[str, Any]:
 
 
 def stored(batches: Sequence[tuple[Any, ...]]) -> bytes:
-    """Batches of `FOLLOWING` as a broker has them."""
+    """Batches of following.py as a broker has them."""
     frame = b""
     for epoch, offsets, *last in batches:
         base, end = offsets[0], last[0] if last else offsets[-1]
@@ -427,17 +292,24 @@ def stored(batches: Sequence[tuple[Any, ...]]) -> bytes:
     return frame
 
 
-def following() -> dict[str, Any]:
-    """What a reader does: the one of examples/raw/push.py, which the tests compare with ours."""
-    spec = importlib.util.spec_from_file_location("push", HERE.parents[1] / "examples/raw/push.py")
+def module(path: Path) -> Any:  # noqa: ANN401
+    """A file of Python that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def following() -> dict[str, Any]:
+    """What a reader does: the one of examples/raw/push.py, which the tests compare with ours."""
+    example = module(HERE.parents[1] / "examples/raw/push.py")
     sequences = []
-    for name, start, events in FOLLOWING:
+    for name, start, events in module(HERE / "following.py").FOLLOWING:
         delivered: list[int] = []
-        reader = example.Reader(lambda offset, _, to=delivered: to.append(offset), (TOPIC, 0), start)
+        deliver = partial(_append, delivered)
+        reader = example.Reader(deliver, (TOPIC, 0), start)
         steps = []
         for event in events:
             delivered.clear()
@@ -446,6 +318,10 @@ def following() -> dict[str, Any]:
             steps.append({"event": event[0], **shown, "delivers": list(delivered), **state})
         sequences.append({"name": name, "start": start, "steps": steps})
     return {"topic id": TOPIC.hex(), "partition": 0, "sequences": sequences}
+
+
+def _append(delivered: list[int], offset: int, _: object) -> None:
+    delivered.append(offset)
 
 
 def step(reader: Any, event: str, *given: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401

@@ -3,19 +3,20 @@
 python examples/raw/push.py 127.0.0.1:5755 lines 0
 Reads batches that are not compressed; the document says how to read the others.
 """
-# ruff: noqa: ANN001, ANN201, ANN204, D102, D107
+# ruff: noqa: ANN001, ANN201, ANN204
 
 import os
 import struct
 import sys
 import time
+from contextlib import suppress
 
 import msgpack
 import zmq
 from crc32c import crc32c
 
 HELLO, PING, METADATA, FETCH, SUBSCRIBE = 1, 2, 3, 6, 10
-LISTS = "topics", "partitions", "subjects"  # of replies, in which an error may stand
+LISTS = "topics", "partitions", "subjects"  # where errors may stand in replies
 
 
 class BeginAnewError(Exception):
@@ -65,11 +66,9 @@ class Reader:
         if fields["epoch"] != self.epoch:
             return "begin" if fields["epoch"] > self.epoch else "wait"
         if data and fields["prev"] <= self.next:
-            try:
+            with suppress(ValueError, struct.error):  # one that is damaged is as good as lost
                 self.take(data)
                 return "wait"  # what follows will be published too, or announced
-            except (ValueError, struct.error):
-                pass  # it was damaged
         return "fetch" if self.next < fields["end"] else "wait"
 
 

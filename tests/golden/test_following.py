@@ -81,7 +81,7 @@ class Replay:
         return offset, epoch, last_epoch
 
     def delivered(self) -> list[int]:
-        """Offsets of the records that lie ready, as the reader on the caller's thread takes them."""
+        """Offsets of the records that lie ready, as a caller gets them."""
         offsets: list[int] = []
         seed = log_seed(TOPIC_ID, PARTITION)
         while self.machine.chunks:
@@ -106,7 +106,8 @@ def test_the_client_does_the_same(sequence: dict[str, Any]) -> None:
             assert not any(replay.world.subscribers.values()), step
             is_heard = False
         elif step["then"] == "fetch":
-            assert stream.request is not None and not stream.is_pushed, step
+            assert stream.request is not None, step
+            assert not stream.is_pushed, step
             assert replay.asked() == (step["next"], replay.world.epoch, step["last epoch"]), step
         else:
             assert stream.is_pushed is is_heard, step
