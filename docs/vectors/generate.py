@@ -9,9 +9,11 @@ making them again changes nothing and that decoding gives the values back.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,7 +98,7 @@ REPLIES: Final[list[tuple[Api, dict[str, Any]]]] = [
             "principal": "anonymous",
             "lease_ms": 60_000,
             "time_ms": TIME_MS,
-            "endpoints": {"clients": "127.0.0.1:5755"},
+            "endpoints": {"clients": "127.0.0.1:5755", "push": "127.0.0.1:5756"},
             "limits": {
                 "request_bytes": 2 << 20,
                 "reply_bytes": 8 << 20,
@@ -254,7 +256,7 @@ def seeds() -> dict[str, Any]:
 
 def push() -> dict[str, Any]:
     """Subjects, and the headers of PUSH and HEAD."""
-    fields = {"base": 40, "prev": 38, "end": 41, "epoch": 4, "start": 2}
+    fields = {"prev": 38, "end": 41, "epoch": 4, "start": 2}
     return {
         "subjects": [
             {"topic id": t.hex(), "partition": p, "subject": push_subject(t, p).hex()}
@@ -269,6 +271,78 @@ def push() -> dict[str, Any]:
             for api, schema in PUSHED.items()
         ],
     }
+
+
+def stored(batches: Sequence[tuple[Any, ...]]) -> bytes:
+    """Batches of following.py as a broker has them."""
+    frame = b""
+    for epoch, offsets, *last in batches:
+        base, end = offsets[0], last[0] if last else offsets[-1]
+        is_whole = end - base + 1 == len(offsets)
+        deltas = None if is_whole else [offset - base for offset in offsets]
+        sent = encode_batch(
+            log_seed(TOPIC, 0),
+            [b"%d" % offset for offset in offsets],
+            timestamp_ms=TIME_MS,
+            offset_deltas=deltas,
+            last_offset_delta=None if is_whole else end - base,
+        )
+        crc = sent[BODY_CRC_AT:BODY_AT]
+        frame += stamp(base, len(sent), epoch, TIME_MS, base, crc) + sent[BODY_CRC_AT:]
+    return frame
+
+
+def module(path: Path) -> Any:  # noqa: ANN401
+    """A file of Python that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def following() -> dict[str, Any]:
+    """What a reader does: the one of examples/raw/push.py, which the tests compare with ours."""
+    example = module(HERE.parents[1] / "examples/raw/push.py")
+    sequences = []
+    for name, start, events in module(HERE / "following.py").FOLLOWING:
+        delivered: list[int] = []
+        deliver = partial(_append, delivered)
+        reader = example.Reader(deliver, (TOPIC, 0), start)
+        steps = []
+        for event in events:
+            delivered.clear()
+            shown, then = step(reader, *event)
+            state = {"next": reader.next, "last epoch": reader.last_epoch, "then": then}
+            steps.append({"event": event[0], **shown, "delivers": list(delivered), **state})
+        sequences.append({"name": name, "start": start, "steps": steps})
+    return {"topic id": TOPIC.hex(), "partition": 0, "sequences": sequences}
+
+
+def _append(delivered: list[int], offset: int, _: object) -> None:
+    delivered.append(offset)
+
+
+def step(reader: Any, event: str, *given: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401
+    """One event as it is told, and what the reader does next."""
+    match event, *given:
+        case "METADATA", epoch:
+            reader.epoch = epoch
+            return {"epoch": epoch}, "fetch"
+        case "FETCH", end, batches:
+            data = stored(batches)
+            return {"end": end, "body": data.hex()}, reader.fetched(end, data)
+        case "PUSH", epoch, prev, end, batches, *damaged:
+            data = stored(batches)[: -1 if damaged else None]
+            fields = {"prev": prev, "end": end, "epoch": epoch}
+        case "HEAD", epoch, end:
+            data, fields = b"", {"end": end, "start": 0, "epoch": epoch}
+        case _:
+            return {}, "begin" if event == "silence" else "wait"
+    frames = [push_subject(TOPIC, 0), encode_header(Api[event], 0, fields), *([data] * bool(data))]
+    told = {"fields": fields, "frames": [frame.hex() for frame in frames]}
+    return told, reader.published(fields, data)
 
 
 def errors() -> dict[str, Any]:
@@ -292,6 +366,7 @@ def made() -> dict[Path, str]:
         "batches": batches(),
         "seeds": seeds(),
         "push": push(),
+        "following": following(),
         "errors": errors(),
     }
     return {

@@ -36,9 +36,9 @@ from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.storage.options import StorageOptions
 from zmqmq.model.topics import TopicConfig
 from zmqmq.runtime.main import run
-folder, sections = json.loads(sys.argv[1])
+folder, port, sections = json.loads(sys.argv[1])
 sys.exit(run(BrokerConfig(
-    broker=BrokerOptions(data_dir=folder, bind="127.0.0.1:0"),
+    broker=BrokerOptions(data_dir=folder, bind=f"127.0.0.1:{port}"),
     serving=ServingOptions(**sections.get("serving", {})),
     storage=StorageOptions(**sections.get("storage", {})),
     topics=TopicConfig(**sections.get("topics", {})),
@@ -49,15 +49,16 @@ sys.exit(run(BrokerConfig(
 class BrokerProcess:
     """Started by `with`, stopped by SIGTERM, killed by pid when it does not stop."""
 
-    def __init__(self, folder: Path, **sections: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, port: int = 0, **sections: Mapping[str, object]) -> None:
         self.folder = folder
+        self._port = port
         self._sections = sections
         self._process: subprocess.Popen[str]
         self.endpoint = ""
         self._talk: list[str] = []
 
     def __enter__(self) -> Self:
-        argument = json.dumps([str(self.folder), self._sections])
+        argument = json.dumps([str(self.folder), self._port, self._sections])
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, argument],
             stdout=subprocess.PIPE,

@@ -258,7 +258,7 @@ REPLIES: Final[dict[Api, Schema]] = {
         "principal": Field("str", "who the broker takes the client for"),
         "lease_ms": Field("int", "a session from which nothing comes for this long is closed"),
         "time_ms": Field("int", "the broker's clock", unit="ms since 1970"),
-        "endpoints": Field("map", '"clients" and, where there is one, "push": "HOST:PORT"'),
+        "endpoints": Field("map", '"clients" and "push": "HOST:PORT"'),
         "limits": Field(
             "map",
             "request_bytes, reply_bytes, frames, batch_bytes, credit_bytes, in_flight, fetches, "

@@ -102,6 +102,36 @@ def test_what_is_published_is_taken_and_nothing_is_fetched() -> None:
     assert world.take_all(Api.FETCH) == []
 
 
+def test_the_rest_of_a_burst_is_not_fetched() -> None:
+    """Each PUSH of a burst says where all of them end, and the client may look in between."""
+    world, consumer = joined()
+    world.publish(batch(4), prev=4, end=8)
+    world.step()
+    assert world.take_all(Api.FETCH) == []
+    world.publish(batch(6), prev=6, end=8)
+    world.publish(end=8)
+    world.step()
+    assert world.take_all(Api.FETCH) == []
+    assert consumer.got() == [(4, 6), (6, 8)]
+
+
+def test_the_rest_of_a_burst_that_was_lost_is_fetched() -> None:
+    world, _ = joined()
+    world.publish(batch(4), prev=4, end=8)
+    world.publish(end=8)
+    assert fetched_from(world) == 6
+
+
+def test_what_was_announced_is_fetched_although_a_push_brings_a_part() -> None:
+    world, consumer = joined()
+    world.publish(end=8)
+    assert fetched_from(world) == 4
+    world.publish(batch(4), prev=4, end=8)
+    world.step()
+    assert consumer.got() == [(4, 6)]
+    assert fetched_from(world) == 6
+
+
 def test_a_pull_consumer_asks_for_no_subject() -> None:
     consumer = pushed("pull")
     world = consumer.world

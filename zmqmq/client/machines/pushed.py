@@ -92,15 +92,16 @@ class Pushed:
         subscription = stream.subscription
         assert subscription is not None
         prev, end, data = published
-        stream.end = max(stream.end, end)
         if data is not None and prev <= stream.position:
             if len(data) > self._room():
                 self.leave(now, stream, "full")
                 self._push.news.is_fresh = True
                 return
             if self._take(stream, data):
+                # What is committed behind it comes next, or is announced: nothing is fetched yet.
                 subscription.missed = 0
                 return
+        stream.end = max(stream.end, end)
         if stream.position >= stream.end:
             return
         # It was lost, or is too large to be pushed: a fetch brings it.
