@@ -263,12 +263,14 @@ class ConsumingClient(SimClient):
     def _draw_options(self) -> ConsumerOptions:
         choice = self.stream.choice
         fetch_bytes, prefetch_bytes = choice(APPETITES)
+        # Where there is room for one fetch the partitions of one leader wait for those of another.
+        waits = (100, 100, 100) if fetch_bytes == prefetch_bytes else (100, 500, 2_000)
         return ConsumerOptions(
             group=self._group,
             auto_commit=False,
             fetch_bytes=fetch_bytes,
             prefetch_bytes=prefetch_bytes,
-            max_wait_ms=choice((100, 500, 2_000)),
+            max_wait_ms=choice(waits),
             rack=self._rack,
             mode=self._mode,
         )
