@@ -44,6 +44,7 @@ from zmqmq.sim.loop import Timer
 from zmqmq.sim.network import Network
 from zmqmq.sim.node import Node
 from zmqmq.sim.pubsub import Subscriber
+from zmqmq.sim.push_marks import PushMarks
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import Fields
 
@@ -100,6 +101,7 @@ class ClientHost:
         self.observed: Callable[[Observed], object] | None = None
         """Gets what a real client would log."""
         self._network = network
+        self._push_marks = PushMarks(network.mischief.rarely)
         self._sockets: dict[int, _Dealer | _Sub] = {}
         self._timer: Timer | None = None
         self._timer_at = NEVER
@@ -172,6 +174,8 @@ class ClientHost:
         """A message came in on a socket."""
         core = self.core
         core.handle_message(self.node.monotonic_ns(), socket, frames)
+        if isinstance(self._sockets.get(socket), _Sub):
+            self._push_marks.note(frames, core.effects)
         self._carry_out()
         if core.news.is_fresh:
             self.pump()
@@ -226,6 +230,7 @@ class ClientHost:
                 if closing is not None:
                     closing.wire.close()
             case Observed():
+                self._push_marks.note_observed(effect)
                 if self.observed is not None:
                     self.observed(effect)
 

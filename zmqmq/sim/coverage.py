@@ -76,6 +76,7 @@ class Coverage:
     def finish(self, entries: Sequence[Entry]) -> Counter[str]:
         """All marks, when the run is over."""
         self.marks.update(self._cluster.store.rarely)
+        self.marks.update(self._cluster.network.mischief.rarely)
         for host in self._cluster.hosts:
             self._leave(host)
             self.marks.update(host.rarely)

@@ -32,8 +32,8 @@ HEALING_NS: Final = 60 * SECOND
 """In so much time all partitions are led and in sync again, and every one takes records."""
 ENDING_NS: Final = 90 * SECOND
 """In so much time whatever clients have asked for has an outcome: more than any time-out."""
-READING_NS: Final = 60 * SECOND
-"""In so much time consumers have got everything."""
+READING_NS: Final = 120 * SECOND
+"""In so much time consumers have got everything, also those that ask for little at a time."""
 DRAINING_NS: Final = 60 * SECOND
 
 
