@@ -1,7 +1,8 @@
 """What is published: XPUB sockets with ZMQ_XPUB_MANUAL, and SUB sockets that connect to them.
 
 Subscriptions travel as messages, so whoever has just subscribed misses what is published meanwhile.
-Whoever has 256 messages under way loses the next ones silently. An unsubscribe takes nothing back.
+Whoever has 256 messages under way, or fewer if the seed says so, loses the next ones silently. An
+unsubscribe takes nothing back.
 
 `Mischief` is what happens besides: messages lost, twice or late, subscribers to whom nothing gets
 for a while, subscriptions that nobody hears. One connection of ZeroMQ neither doubles nor reorders;
@@ -49,10 +50,12 @@ class Mischief:
         self.chance = chance
         self.rarely: Counter[str] = Counter()
         """What happened, for the marks."""
+        self.queue_max = QUEUE_MAX
         self._odds: dict[int, tuple[str, Odds]] = {}
         self._numbers = 0
         self._stalled: Counter[str] = Counter()
         self._unheard: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._waiting: list[_Outlet] = []
 
     def spoil(self, odds: Odds, subscriber: str = "") -> Undo:
@@ -63,28 +66,27 @@ class Mischief:
 
     def stall(self, subscriber: str) -> Undo:
         """Hold back what goes to a node; what is more than a queue takes is lost."""
-        self._stalled[subscriber] += 1
+        undo = _count(self._stalled, subscriber)
 
         def end() -> None:
-            self._stalled[subscriber] = max(self._stalled[subscriber] - 1, 0)
+            undo()
             self._let_go()
 
         return end
 
     def unhear(self, publisher: str) -> Undo:
         """Lose the subscriptions that a node is sent."""
-        self._unheard[publisher] += 1
+        return _count(self._unheard, publisher)
 
-        def end() -> None:
-            self._unheard[publisher] = max(self._unheard[publisher] - 1, 0)
-
-        return end
+    def refuse(self, publisher: str) -> Undo:
+        """Have the socket of a node admit nobody, though its owner would."""
+        return _count(self._refused, publisher)
 
     def heal_all(self) -> None:
         """Take everything back."""
         self._odds.clear()
-        self._stalled.clear()
-        self._unheard.clear()
+        for counts in (self._stalled, self._unheard, self._refused):
+            counts.clear()
         self._let_go()
 
     # For the sockets
@@ -105,6 +107,10 @@ class Mischief:
         """Whether a node hears of no subscription."""
         return self._unheard[publisher] > 0
 
+    def is_refused(self, publisher: str) -> bool:
+        """Whether a node admits nobody."""
+        return self._refused[publisher] > 0
+
     def when_released(self, outlet: _Outlet) -> None:
         """Let this go on when nothing stalls it any more."""
         self._waiting.append(outlet)
@@ -113,6 +119,15 @@ class Mischief:
         waiting, self._waiting = self._waiting, []
         for outlet in waiting:
             outlet.go_on()
+
+
+def _count(counts: Counter[str], name: str) -> Undo:
+    counts[name] += 1
+
+    def end() -> None:
+        counts[name] = max(counts[name] - 1, 0)
+
+    return end
 
 
 class _Outlet:
@@ -132,7 +147,7 @@ class _Outlet:
     def send(self, frames: Frames) -> None:
         """Send a message, if there is room for it."""
         mischief, stream, line = self._mischief, self._stream, self._end.leaving
-        if line.in_flight + len(self._held) >= QUEUE_MAX:
+        if line.in_flight + len(self._held) >= mischief.queue_max:
             mischief.rarely["push: queue full"] += 1
             return
         odds = mischief.odds(self._name)
@@ -198,7 +213,8 @@ class Publisher(Acceptor):
         assert self._asking is not None, "nobody has asked for a subject"
         outlet, asked = self._asking
         assert subject == asked, f"{asked!r} was asked for"
-        outlet.subjects[subject] = None
+        if not self._mischief.is_refused(self.node.name):
+            outlet.subjects[subject] = None
 
     def close(self) -> None:
         """Take in nothing more; what was sent may arrive."""

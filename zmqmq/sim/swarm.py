@@ -21,7 +21,7 @@ from zmqmq.sim.faults import ALL, KINDS, Fault
 from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS, SECOND
-from zmqmq.sim.pubsub import Odds
+from zmqmq.sim.pubsub import QUEUE_MAX, Odds
 from zmqmq.sim.store import NAME as STORE
 from zmqmq.sim.workloads.administer import AdministeringClient
 from zmqmq.sim.workloads.base import SimClient, Stage
@@ -118,6 +118,7 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
         weather=stream.choice(WEATHERS),
         hosts=replace(_draw_hosts(stream, brokers, unclean), racks=racks),
         odds=pushes.choice(ODDS),
+        push_queue=pushes.choice((QUEUE_MAX, QUEUE_MAX, 16, 4)),
     )
     modes = pushes.choice(MODES)
     clients = [
@@ -327,5 +328,6 @@ PARAMETERS: Final[Mapping[str, Sequence[int]]] = {
     "push_lost": (50_000, 300_000, 1_000_000, 1_000_000),
     "push_twice": (50_000, 500_000),
     "push_late": (50_000, 500_000),
+    "push_unheard": (0, 1),
 }
 """What may be drawn for each kind that has one: see faults.py."""

@@ -300,10 +300,25 @@ def test_subscriptions_are_not_heard_for_a_while(world: World) -> None:
     assert ear.got == [b"2"]
 
 
+def test_subscriptions_are_refused_for_a_while(world: World) -> None:
+    undo = world.mischief.refuse("b1")
+    other, ear = world.open()
+    other.subscribe(b"p.")
+    world.run(10 * MS)
+    undo()
+    world.publish(1)
+    world.run(10 * MS)
+
+    assert (world.got, ear.got) == ([1], [])
+    assert world.gate.asked == [b"p.", b"p."]
+    assert world.mischief.rarely["push: subscription refused"] == 1
+
+
 def test_all_of_it_is_healed_at_once(world: World) -> None:
     world.mischief.spoil(Odds(ALL, ALL, ALL))
     undo = world.mischief.stall("c1")
     world.mischief.unhear("b1")
+    world.mischief.refuse("b1")
     world.network.heal_all()
     undo()
     other, ear = world.open()

@@ -30,9 +30,10 @@ def stalled(scene: Scene, fault: Fault) -> End:
 
 
 def unheard(scene: Scene, fault: Fault) -> End:
-    """Subscriptions do not reach a broker."""
+    """Subscriptions do not reach a broker; with a parameter, its socket admits none of them."""
     names = [host.node.name for host in scene.hosts(fault.target)]
-    return _each(names, scene.cluster.network.mischief.unhear)
+    mischief = scene.cluster.network.mischief
+    return _each(names, mischief.refuse if fault.parameter else mischief.unhear)
 
 
 def _spoil(scene: Scene, fault: Fault, odds: Odds) -> End:
