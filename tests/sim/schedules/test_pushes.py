@@ -3,10 +3,17 @@ a reader gets every record once, in order, and soon."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.sim.driven import Driven
-from tests.sim.driven_clients import Reader
+from tests.sim.driven_clients import TOPIC, Reader
 from tests.sim.driven_host import Separation
+from zmqmq.batch.decode import RecordBatch
+from zmqmq.client.machines.push import Subscription
+from zmqmq.client.machines.stream import Place, PlaceKind
+from zmqmq.client.options import ConsumerOptions
 from zmqmq.core.broker.events import Effect, Publish
+from zmqmq.sim.client_reader import SimConsumer
 from zmqmq.sim.node import MS, SECOND
 from zmqmq.sim.pubsub import QUEUE_MAX, Odds
 from zmqmq.wire.apis import Api
@@ -306,6 +313,50 @@ def test_a_reader_that_is_full_leaves_and_comes_back() -> None:
     until_read(d, reader, 22, 100 * MS)
     assert marks(d, "delivered") == delivered + 1
     d.finish()
+
+
+def test_consumers_of_one_client_share_what_is_published_to_it() -> None:
+    """One of two has no room, leaves, and comes back. The other one goes on meanwhile."""
+    d = Driven()
+    reader = subscribed(d)
+    options = ConsumerOptions(
+        auto_commit=False, mode="push", prefetch_bytes=2_000, fetch_bytes=1_000
+    )
+    other = SimConsumer(reader.host, options, [TOPIC], Place(PlaceKind.START), lambda: None)
+    found = poll(other)
+    d.until(lambda: found() == [0], "the other one has begun")
+    d.until(lambda: len(subscriptions(reader)) == 2, "it is published to both")
+    d.run(0.6)
+    for _ in range(9):
+        d.send_acked(bytes(600))
+    until_read(d, reader, 10)
+    assert marks(d, "left, full") == 1
+    assert len(subscriptions(reader)) == 1
+    d.until(lambda: found() == list(range(10)), "the other one has read on")
+    d.until(lambda: len(subscriptions(reader)) == 2, "it is published to both again")
+    other.close()
+    d.send_acked()
+    until_read(d, reader, 11)
+    assert len(subscriptions(reader)) == 1
+    d.finish()
+
+
+def subscriptions(reader: Reader) -> list[Subscription]:
+    """Those of its client."""
+    feeds = reader.host.core.push._feeds.values()
+    return [s for feed in feeds for wished in feed.subjects.values() for s in wished]
+
+
+def poll(consumer: SimConsumer) -> Callable[[], list[int]]:
+    """Takes what lies ready; the offsets that were taken in all."""
+    offsets: list[int] = []
+
+    def look() -> list[int]:
+        while isinstance(batch := consumer.poll(), RecordBatch):
+            offsets.extend(batch.offsets)
+        return offsets
+
+    return look
 
 
 def test_a_socket_that_is_not_read_loses_its_tail_and_nothing_else() -> None:
