@@ -193,6 +193,19 @@ def test_a_new_leader_goes_on_where_the_old_one_ended() -> None:
     d.finish()
 
 
+def test_whoever_leads_no_more_says_so() -> None:
+    """The leader hands over, and nothing is wrong with it. Its readers need not wait until they
+    miss a HEAD."""
+    d = Driven()
+    reader = subscribed(d)
+    d.elect(2)
+    d.until(lambda: d.is_leading(2), "2 leads")
+    d.send_acked()
+    until_read(d, reader, 2, 100 * MS)
+    d.until(lambda: marks(d, "joined") == 2, "2 publishes to it")
+    d.finish()
+
+
 def leave_alone(d: Driven) -> Separation:
     """Only 1 gets records from now on, and commits them."""
     d.until(lambda: d.high_watermark(2) == d.high_watermark(3) == 1, "all know what is committed")
