@@ -112,11 +112,14 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
     places = chance.stream("places")
     racks = places.choice((0, 0, 2, 3))
     pushes = chance.stream("swarm/push")
+    weather = stream.choice(WEATHERS)
+    hosts = _draw_hosts(stream, brokers, unclean)
+    serving = replace(hosts.serving, read_cache_bytes=pushes.choice((0, 2_048, 33_554_432)))
     cluster = ClusterOptions(
         brokers=brokers,
         topics={name: plan.partitions for name, plan in topics.items()},
-        weather=stream.choice(WEATHERS),
-        hosts=replace(_draw_hosts(stream, brokers, unclean), racks=racks),
+        weather=weather,
+        hosts=replace(hosts, racks=racks, serving=serving),
         odds=pushes.choice(ODDS),
         push_queue=pushes.choice((QUEUE_MAX, QUEUE_MAX, 16, 4)),
     )
