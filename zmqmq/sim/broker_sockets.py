@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from zmqmq.client.machines.effects import Link
 from zmqmq.core.broker.events import (
+    Event,
     PeerAnswered,
     PeerAsked,
     PeerLinked,
@@ -19,8 +20,17 @@ from zmqmq.sim.network import Listener, Network, Wire
 from zmqmq.sim.node import Node
 from zmqmq.sim.pubsub import Publisher
 
-if TYPE_CHECKING:
-    from zmqmq.sim.broker_host import BrokerHost
+
+class Host(Protocol):
+    """Whose sockets they are (broker_host.py)."""
+
+    node: Node
+
+    def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
+        """A message came."""
+
+    def feed(self, event: Event) -> None:
+        """Something else happened."""
 
 
 def clients_address(node: Node) -> str:
@@ -45,7 +55,7 @@ class BrokerSockets:
     peers: Listener
     published: Publisher
 
-    def __init__(self, host: BrokerHost, network: Network) -> None:
+    def __init__(self, host: Host, network: Network) -> None:
         self.is_listening = False
         self._host = host
         self._network = network
@@ -80,7 +90,7 @@ class _Door:
 
     __slots__ = ("_event", "_host")
 
-    def __init__(self, host: BrokerHost, event: type[Received | PeerAsked]) -> None:
+    def __init__(self, host: Host, event: type[Received | PeerAsked]) -> None:
         self._host = host
         self._event = event
 
@@ -94,7 +104,7 @@ class _Gallery:
 
     __slots__ = ("_host",)
 
-    def __init__(self, host: BrokerHost) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
 
     def wanted(self, subject: bytes) -> None:
@@ -107,7 +117,7 @@ class _Link:
 
     __slots__ = ("_broker_id", "_host")
 
-    def __init__(self, host: BrokerHost, broker_id: int) -> None:
+    def __init__(self, host: Host, broker_id: int) -> None:
         self._host = host
         self._broker_id = broker_id
 

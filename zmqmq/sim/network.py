@@ -23,7 +23,7 @@ from zmqmq.sim.links import Frames, Line, Path, Weather
 from zmqmq.sim.loop import Loop
 from zmqmq.sim.node import Node
 from zmqmq.sim.pubsub import Mischief, Publisher, Publishing, Subscriber
-from zmqmq.sim.sockets import Acceptor, Connected, Connector
+from zmqmq.sim.sockets import Acceptor, Connected, Connector, Switchboard
 from zmqmq.sim.trace import Trace
 
 UNCONNECTED_MAX: Final = 64
@@ -46,7 +46,7 @@ class Wire(Connector):
 
     __slots__ = ("_queue",)
 
-    def __init__(self, network: Network, node: Node, address: str, receiver: Connected) -> None:
+    def __init__(self, network: Switchboard, node: Node, address: str, receiver: Connected) -> None:
         self._queue: deque[Frames] = deque()
         super().__init__(network, node, address, receiver)
 

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.sim.chance import Chance, happens
 from zmqmq.sim.connection import End
 from zmqmq.sim.links import Frames
 from zmqmq.sim.node import MS, SECOND, Node
-from zmqmq.sim.sockets import Acceptor, Connected, Connector
-
-if TYPE_CHECKING:
-    from zmqmq.sim.network import Network
+from zmqmq.sim.sockets import Acceptor, Connected, Connector, Switchboard
 
 QUEUE_MAX: Final = 256
 """Messages under way to one SUB (SNDHWM of the XPUB)."""
@@ -267,7 +264,7 @@ class Subscriber(Connector):
 
     __slots__ = ("_subjects",)
 
-    def __init__(self, network: Network, node: Node, address: str, receiver: Connected) -> None:
+    def __init__(self, network: Switchboard, node: Node, address: str, receiver: Connected) -> None:
         self._subjects: dict[bytes, None] = {}
         super().__init__(network, node, address, receiver)
 

@@ -4,15 +4,14 @@ accepts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from zmqmq.client.machines.effects import Link
+from zmqmq.sim.chance import Chance
 from zmqmq.sim.connection import End
-from zmqmq.sim.links import Frames
+from zmqmq.sim.links import Frames, Path
+from zmqmq.sim.loop import Loop
 from zmqmq.sim.node import MS, SECOND, Node
-
-if TYPE_CHECKING:
-    from zmqmq.sim.network import Network
 
 CONNECT_TIMEOUT_NS: Final = 5 * SECOND
 SYN_AGAIN_NS: Final = SECOND
@@ -30,6 +29,27 @@ class Connected(Protocol):
         """A message came."""
 
 
+class Switchboard(Protocol):
+    """What a socket needs of the network (network.py)."""
+
+    loop: Loop
+    chance: Chance
+
+    def listener(self, address: str) -> Acceptor | None:
+        """Who listens there, or did last."""
+
+    def ways(self, source: str, address: str) -> tuple[Path, Path]:
+        """There and back."""
+        ...
+
+    def join(self, wire: Connector, listener: Acceptor) -> End:
+        """Connect them; the end of the one that connects."""
+        ...
+
+    def forget(self, wire: Connector) -> None:
+        """One that connects was closed."""
+
+
 class Connector:
     """A socket that connects by itself, and again whenever the connection is lost."""
 
@@ -45,7 +65,7 @@ class Connector:
         "node",
     )
 
-    def __init__(self, network: Network, node: Node, address: str, receiver: Connected) -> None:
+    def __init__(self, network: Switchboard, node: Node, address: str, receiver: Connected) -> None:
         self.node = node
         self._network = network
         self._address = address
