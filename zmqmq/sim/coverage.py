@@ -45,7 +45,7 @@ MARKS: Final[Mapping[str, int]] = {
     "push: gap found by PUSH": 60,
     "push: left, full": 60,
     "push: tail found by HEAD": 80,
-    "push: queue full": 100,
+    "push: queue full": 300,
     "push: left, silent": 150,
     "push: subscription lost": 300,
     "push: subscription refused": 300,
