@@ -15,7 +15,7 @@ from zmqmq.wire.frame import decode_reply_header, encode_header
 from zmqmq.wire.schema import reader
 
 
-@mutant("U1", schedules=["a_push_that_is_lost"])
+@mutant("U1", schedules=["a_push_that_is_lost"], seeds=[85])
 def gaps_taken(patch: Patch) -> None:
     """What is published is taken, whatever is missing before it."""
     published = Pushed._published
@@ -26,7 +26,7 @@ def gaps_taken(patch: Patch) -> None:
     patch.setattr(Pushed, "_published", taken)
 
 
-@mutant("U2", schedules=["pushes_that_come_twice"])
+@mutant("U2", schedules=["pushes_that_come_twice"], seeds=[85])
 def seen_taken(patch: Patch) -> None:
     """What was read already is taken again when it comes again."""
     take = Pushed._take
@@ -38,7 +38,7 @@ def seen_taken(patch: Patch) -> None:
     patch.setattr(Pushed, "_take", again)
 
 
-@mutant("U3", schedules=["what_was_published_before_a_fetch"])
+@mutant("U3", schedules=["what_was_published_before_a_fetch"], seeds=[85])
 def beside_a_fetch(patch: Patch) -> None:
     """What is published is taken while a fetch is under way, and what that brings too."""
     take = Pushed._take
@@ -94,7 +94,7 @@ def trusts_at_once(patch: Patch) -> None:
     patch.setattr(Subscription, "is_live", property(lambda self: not self.is_over))
 
 
-@mutant("U7", schedules=["nothing_is_published_before"])
+@mutant("U7", schedules=["nothing_is_published_before"], seeds=[73])
 def publishes_what_is_written(patch: Patch) -> None:
     """A leader publishes what it has, committed or not."""
     moved = Pushing.moved
