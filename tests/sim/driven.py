@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from tests.sim.driven_clients import TOPIC, Hand, Reader, Sent
-from tests.sim.driven_host import DrivenHost, Held, HeldCommit, Separation
+from tests.sim.driven_host import DrivenHost, Held, HeldCommit, HeldEffects, Separation
 from zmqmq.batch.decode import check_batch
 from zmqmq.client.options import Acks, ProducerOptions
 from zmqmq.core.broker.events import (
+    Effect,
     Event,
     PeerAnswered,
     PeerAsked,
+    Publish,
+    Send,
     Ticked,
 )
 from zmqmq.core.broker.replica import Replica
@@ -52,6 +55,7 @@ from zmqmq.sim.trace import Trace
 from zmqmq.sim.workloads.base import Stage
 from zmqmq.sim.workloads.settle import DrainingClient
 from zmqmq.wire.apis import Api
+from zmqmq.wire.frame import decode_reply_header
 from zmqmq.wire.peers import PeerApi
 
 NOBODY: Final = 99
@@ -362,6 +366,15 @@ class Driven:
         epoch = document.leader_epoch + 1
         self.write(replace(document, leader=leader, leader_epoch=epoch, last_leader=None))
 
+    def elect_uncleanly(self, broker_id: int) -> None:
+        """Whoever had everything is gone: this one leads with what it has (D8)."""
+        was = self.document
+        gone = replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr)
+        self.write(gone)
+        leader, epoch = self.member(broker_id), gone.leader_epoch + 1
+        lost = replace(gone, leader=leader, leader_epoch=epoch, isr=(leader,), elr=(), rec=epoch)
+        self.write(replace(lost, recovering=True))
+
     def leave_isr(self, *broker_ids: int) -> None:
         """Take these out of the ISR."""
         document = self.document
@@ -393,6 +406,28 @@ class Driven:
         gate = Held(host, lambda event, of, what: (type(event), of, what) == (kind, source, api))
         host.gates.append(gate)
         return gate
+
+    def hold_pushes(self, broker_id: int, *apis: Api) -> HeldEffects:
+        """Keep back what a broker publishes from now on, or only this of it."""
+        wanted = apis or (Api.PUSH, Api.HEAD)
+
+        def matches(effect: Effect) -> bool:
+            return (
+                isinstance(effect, Publish)
+                and decode_reply_header(bytes(effect.frames[1]))[0] in wanted
+            )
+
+        return self.hosts[broker_id].hold_effects(matches)
+
+    def hold_answers(self, broker_id: int, api: Api) -> HeldEffects:
+        """Keep back what a broker answers clients from now on."""
+
+        def matches(effect: Effect) -> bool:
+            return (
+                isinstance(effect, Send) and decode_reply_header(bytes(effect.frames[0]))[0] == api
+            )
+
+        return self.hosts[broker_id].hold_effects(matches)
 
     def hold_flushes(self, *broker_ids: int) -> None:
         """What these write from now on reaches no disk."""
@@ -450,9 +485,10 @@ class Driven:
         servers: Sequence[int] = (),
         *,
         rack: str | None = None,
+        **options: Any,
     ) -> Reader:
         """A consumer that reads everything; it begins by asking these brokers."""
-        reader = self.readers[name] = Reader(self._stage(servers), name, group, rack)
+        reader = self.readers[name] = Reader(self._stage(servers), name, group, rack, **options)
         reader.start()
         return reader
 
@@ -488,6 +524,8 @@ class Driven:
         for host in self.hosts.values():
             for gate in tuple(host.gates):
                 gate.end()
+            for held in tuple(host.held_effects):
+                held.end()
             host.holds_commits = False
             for commit in host.commits:
                 commit.go()

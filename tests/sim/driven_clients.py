@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from zmqmq.client.machines.stream import PlaceKind
 from zmqmq.client.options import ConsumerOptions, ProducerOptions
@@ -79,23 +79,41 @@ class Hand(SimClient):
 class Reader(ConsumingClient):
     """A consumer that reads from the start and does nothing else."""
 
-    def __init__(self, stage: Stage, name: str, group: str | None, rack: str | None) -> None:
+    def __init__(
+        self, stage: Stage, name: str, group: str | None, rack: str | None, **options: Any
+    ) -> None:
         start = PlaceKind.STORED if group else PlaceKind.START
+        self._more = options
+        self._is_resting = False
         super().__init__(stage, name, {TOPIC: 1}, think_ms=10, start=start, group=group, rack=rack)
 
     def turn(self) -> None:
         """Only read."""
 
     @property
-    def offsets(self) -> list[int]:
-        """What it was handed."""
+    def records(self) -> list[tuple[int, bytes]]:
+        """What it was handed, offsets and values."""
         mine = [e for e in self.history.entries if (e.client, e.f) == (self.name, POLL)]
-        return [offset for e in mine if e.type == OK for offset, _ in e.value.records]
+        return [record for e in mine if e.type == OK for record in e.value.records]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Of what it was handed."""
+        return [offset for offset, _ in self.records]
 
     @property
     def positions(self) -> dict[tuple[str, int], int]:
         """Where it is, once it has begun."""
         return {log: at for log, at in self._consumer.positions.items() if at >= 0}
+
+    def rest(self) -> None:
+        """Take nothing of what comes."""
+        self._is_resting = True
+
+    def go_on(self) -> None:
+        """Take what has come, and what comes."""
+        self._is_resting = False
+        self._noticed()
 
     def commit(self) -> None:
         """Commit what was read."""
@@ -106,4 +124,10 @@ class Reader(ConsumingClient):
         self._ask_committed()
 
     def _draw_options(self) -> ConsumerOptions:
-        return ConsumerOptions(group=self._group, auto_commit=False, rack=self._rack)
+        return ConsumerOptions(group=self._group, auto_commit=False, rack=self._rack, **self._more)
+
+    def _look(self) -> None:
+        if self._is_resting:
+            self._is_looking = False
+        else:
+            super()._look()

@@ -65,6 +65,32 @@ class Held:
         self.deliver()
 
 
+class HeldEffects:
+    """What a broker has sent, and that is kept back."""
+
+    def __init__(self, host: DrivenHost, matches: Callable[[Effect], bool]) -> None:
+        self._host = host
+        self.matches = matches
+        self.effects: list[Effect] = []
+
+    def __len__(self) -> int:
+        return len(self.effects)
+
+    def deliver(self, *numbers: int) -> None:
+        """Send these, in this order, and any of them as often as it is named; they stay here."""
+        for number in numbers:
+            self._host.send_after_all(self.effects[number])
+
+    def drop(self) -> None:
+        """Lose them."""
+        self.effects.clear()
+
+    def end(self) -> None:
+        """Keep back nothing more; what was kept back is sent."""
+        self._host.held_effects.remove(self)
+        self.deliver(*range(len(self)))
+
+
 class Separation:
     """A follower that its leader cannot reach: what they say is kept back on both ways."""
 
@@ -133,6 +159,7 @@ class DrivenHost(BrokerHost):
 
     def _open_gates(self) -> None:
         self.gates: list[Held] = []
+        self.held_effects: list[HeldEffects] = []
         self.is_blind = False
         """Whether it hears nothing of the metadata, but for the answers to its commits."""
         self._unseen: list[MetadataChanged] = []
@@ -170,6 +197,16 @@ class DrivenHost(BrokerHost):
                 gate.messages.append(event)
                 return
         super().arrived(event)
+
+    def hold_effects(self, matches: Callable[[Effect], bool]) -> HeldEffects:
+        """Keep back what is like that from now on."""
+        held = HeldEffects(self, matches)
+        self.held_effects.append(held)
+        return held
+
+    def send_after_all(self, effect: Effect) -> None:
+        """What was kept back is sent."""
+        super()._do(effect)
 
     def let_in(self, event: Event) -> None:
         """What was kept back arrives."""
@@ -217,6 +254,10 @@ class DrivenHost(BrokerHost):
             super()._feed(event)
 
     def _do(self, effect: Effect) -> None:
+        for held in self.held_effects:
+            if held.matches(effect):
+                held.effects.append(effect)
+                return
         if isinstance(effect, CommitMetadata) and self.holds_commits:
             self.commits.append(HeldCommit(self, effect))
         elif isinstance(effect, Register) and self.is_kept_out:

@@ -1,4 +1,5 @@
-"""Brokers without one of their rules: the simulation must notice (research/style.md 3.4).
+"""Brokers and readers without one of their rules: the simulation must notice (research/style.md
+3.4).
 
 A mutant takes one rule away from the code as it is, by monkeypatch; the product has no switch for
 that. It is caught if a schedule fails that passes otherwise, or a seed of the simulation has a
@@ -18,7 +19,13 @@ import pytest
 Patch = pytest.MonkeyPatch
 Schedule = Callable[[], None]
 
-MODULES: Final = ("mutants_replication", "mutants_control", "mutants_storage", "mutants_broker")
+MODULES: Final = (
+    "mutants_replication",
+    "mutants_control",
+    "mutants_storage",
+    "mutants_broker",
+    "mutants_push",
+)
 SCHEDULES: Final = (
     "tests.sim.schedules.test_logs",
     "tests.sim.schedules.test_isr",
@@ -27,18 +34,19 @@ SCHEDULES: Final = (
     "tests.sim.schedules.test_clients",
     "tests.sim.schedules.test_machines",
     "tests.sim.schedules.test_copies",
+    "tests.sim.schedules.test_pushes",
 )
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broker without one rule."""
+    """A broker or a reader without one rule."""
 
     name: str
     rule: str
-    """Its number in research/replication.md."""
+    """Its number in research/replication.md, or, with U, in docs/testing-mutants.md."""
     what: str
-    """What the broker does without it."""
+    """What is done without it."""
     apply: Callable[[Patch], None]
     schedules: tuple[str, ...]
     """Names of test functions, or how they begin."""

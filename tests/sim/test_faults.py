@@ -26,6 +26,10 @@ TARGETS = {
     "ambiguous": "all",
     "client_kill": "p1",
     "client_pause": "c1",
+    "push_lost": "c1",
+    "push_twice": "c1",
+    "push_late": "c1",
+    "push_stalled": "c1",
 }
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from zmqmq.client.machines.effects import Link
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.events import (
+    AdmitSubject,
     AnswerPeer,
     AskPeer,
     BurstEnded,
@@ -34,8 +34,7 @@ from zmqmq.core.broker.events import (
     OpenLog,
     PeerAnswered,
     PeerAsked,
-    PeerLinked,
-    PeerRefused,
+    Publish,
     ReadCold,
     Received,
     Register,
@@ -63,12 +62,18 @@ from zmqmq.core.storage.recovery import Checkpoint, open_log
 from zmqmq.core.storage.truncation import cut, lowered
 from zmqmq.errors import DirectoryError, StorageError
 from zmqmq.model.now import Now
+from zmqmq.sim.broker_sockets import (
+    BrokerSockets,
+    clients_address,
+    peers_address,
+    push_address,
+)
 from zmqmq.sim.chance import Chance, happens
 from zmqmq.sim.disk import SimDisk
 from zmqmq.sim.follower_of_store import StoreFollower
 from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.housekeeper import Housekeeper
-from zmqmq.sim.network import Listener, Network, Wire
+from zmqmq.sim.network import Network
 from zmqmq.sim.node import MS, Node
 from zmqmq.sim.registrar import Registrar
 from zmqmq.sim.store import Store
@@ -124,12 +129,7 @@ class BrokerHost:
     @property
     def clients_address(self) -> str:
         """Of the listener for clients."""
-        return f"{self.node.name}:clients"
-
-    @property
-    def peers_address(self) -> str:
-        """Of the listener for other brokers."""
-        return f"{self.node.name}:peers"
+        return clients_address(self.node)
 
     # A life
 
@@ -159,16 +159,19 @@ class BrokerHost:
             server="zmqmq sim",
             instance=self._draw_id(),
             is_alone=False,
-            endpoints={"clients": self.clients_address, "peers": self.peers_address},
+            endpoints={
+                "clients": clients_address(self.node),
+                "push": push_address(self.node),
+                "peers": peers_address(self.node),
+            },
             rack=self.options.rack_of(self.broker_id),
         )
         options = self.options
         broker = Broker(identity, KEYS, options.serving, options.topics, form, self._draw_id)
         self.broker = broker
         self._is_burst_due = False
-        self._links: dict[int, Wire] = {}
+        self._sockets = BrokerSockets(self, self._network)
         self._client = self._store.client(self.node)
-        self._listeners: dict[str, Listener] = {}
         self._registrar = Registrar(
             self._client, KEYS.live(self.broker_id), self.options.lease_ns, self._feed
         )
@@ -247,16 +250,9 @@ class BrokerHost:
         effects = broker.handle(self._now(), event)
         self.on_event(self)  # before it may halt: it has answered by then
         self._carry_out(effects)
-        if self.broker is not None and not self._listeners and broker.is_started:
-            self._listen()
-
-    def _listen(self) -> None:
-        """As runtime/main.py: nobody is answered before the metadata are known."""
-        for name, address, event in (
-            ("clients", self.clients_address, Received),
-            ("peers", self.peers_address, PeerAsked),
-        ):
-            self._listeners[name] = self._network.listen(self.node, address, _Door(self, event))
+        # As runtime/main.py: nobody is answered before the metadata are known.
+        if self.broker is not None and not self._sockets.is_listening and broker.is_started:
+            self._sockets.listen()
 
     def arrived(self, event: Received | PeerAsked | PeerAnswered) -> None:
         """A message came; everything that comes at one moment is a burst."""
@@ -297,14 +293,16 @@ class BrokerHost:
     def _do(self, effect: Effect) -> None:
         match effect:
             case Send(route, frames):
-                if not self._listeners["clients"].answer(route, frames):
+                if not self._sockets.clients.answer(route, frames):
                     self.node.call_soon(self._feed, RouteLost(route))
+            case Publish(frames):
+                self._sockets.published.publish(frames)
+            case AdmitSubject(subject):
+                self._sockets.published.admit(subject)
             case AnswerPeer(route, frames):
-                self._listeners["peers"].answer(route, frames)
+                self._sockets.peers.answer(route, frames)
             case AskPeer(broker_id, frames):
-                wire = self._links.get(broker_id)
-                if wire is not None and wire.is_connected:
-                    wire.send(frames)
+                self._sockets.ask(broker_id, frames)
             case FlushFiles():
                 self._flush(effect)
             case CommitMetadata(token, ops, ifs):
@@ -329,7 +327,7 @@ class BrokerHost:
                     self._trace.event(self.node.loop.now, self.node.name, "has stopped")
                     self.crash()
             case LinkPeer(broker_id, address):
-                self._link(broker_id, address)
+                self._sockets.link(broker_id, address)
             case Halt(reason):
                 self._halt(reason)
 
@@ -441,48 +439,3 @@ class BrokerHost:
     def _restart_after_halt(self) -> None:
         if not self.node.is_up and self.node.is_powered:
             self.restart()
-
-    # Peers
-
-    def _link(self, broker_id: int, address: str | None) -> None:
-        old = self._links.pop(broker_id, None)
-        if old is not None:
-            old.close()
-        if address is not None:
-            end = _Link(self, broker_id)
-            self._links[broker_id] = self._network.connect(self.node, address, end)
-
-
-class _Door:
-    """A listener's receiver."""
-
-    __slots__ = ("_event", "_host")
-
-    def __init__(self, host: BrokerHost, event: type[Received | PeerAsked]) -> None:
-        self._host = host
-        self._event = event
-
-    def received(self, route: bytes, frames: list[bytes]) -> None:
-        """A message came."""
-        self._host.arrived(self._event(route, list(frames)))
-
-
-class _Link:
-    """The receiver of the connection to one other broker."""
-
-    __slots__ = ("_broker_id", "_host")
-
-    def __init__(self, host: BrokerHost, broker_id: int) -> None:
-        self._host = host
-        self._broker_id = broker_id
-
-    def linked(self, link: Link) -> None:
-        """The connection came up or went away."""
-        if link is Link.REFUSED:
-            self._host.feed(PeerRefused(self._broker_id))
-        else:
-            self._host.feed(PeerLinked(self._broker_id, link is Link.CONNECTED))
-
-    def received(self, frames: list[bytes]) -> None:
-        """An answer came."""
-        self._host.arrived(PeerAnswered(self._broker_id, list(frames)))

@@ -28,18 +28,23 @@ from zmqmq.client.machines.effects import (
     Link,
     Observed,
     OpenSocket,
+    OpenSubscriber,
     Rejected,
     Resolved,
     Settled,
+    Subscribe,
     Transmit,
+    Unsubscribe,
 )
 from zmqmq.client.machines.lookup import Question
 from zmqmq.client.machines.producer import Producer
 from zmqmq.client.options import ProducerOptions
 from zmqmq.sim.chance import Stream
 from zmqmq.sim.loop import Timer
-from zmqmq.sim.network import Network, Wire
+from zmqmq.sim.network import Network
 from zmqmq.sim.node import Node
+from zmqmq.sim.pubsub import Subscriber
+from zmqmq.sim.push_marks import PushMarks
 from zmqmq.wire.apis import Api
 from zmqmq.wire.frame import Fields
 
@@ -96,7 +101,8 @@ class ClientHost:
         self.observed: Callable[[Observed], object] | None = None
         """Gets what a real client would log."""
         self._network = network
-        self._sockets: dict[int, _Socket] = {}
+        self._push_marks = PushMarks(network.mischief.rarely)
+        self._sockets: dict[int, _Dealer | _Sub] = {}
         self._timer: Timer | None = None
         self._timer_at = NEVER
         self._is_pump_due = False
@@ -168,6 +174,8 @@ class ClientHost:
         """A message came in on a socket."""
         core = self.core
         core.handle_message(self.node.monotonic_ns(), socket, frames)
+        if isinstance(self._sockets.get(socket), _Sub):
+            self._push_marks.note(frames, core.effects)
         self._carry_out()
         if core.news.is_fresh:
             self.pump()
@@ -196,7 +204,7 @@ class ClientHost:
     def _effect(self, effect: Effect) -> None:
         if isinstance(effect, Transmit):  # most are
             socket = self._sockets.get(effect.socket)
-            if socket is not None:
+            if isinstance(socket, _Dealer):
                 socket.send(effect.frames)
             return
         match effect:
@@ -210,26 +218,36 @@ class ClientHost:
             case Resolved(promise, outcome) | Rejected(promise, outcome):
                 cast("Then", promise)(outcome)
             case OpenSocket(number, address):
-                self._sockets[number] = _Socket(self, self._network, number, address)
+                self._sockets[number] = _Dealer(self, self._network, number, address)
+            case OpenSubscriber(number, address):
+                self._sockets[number] = _Sub(self, self._network, number, address)
+            case Subscribe(number, subject):
+                self._sub(number).subscribe(subject)
+            case Unsubscribe(number, subject):
+                self._sub(number).unsubscribe(subject)
             case CloseSocket(number):
                 closing = self._sockets.pop(number, None)
                 if closing is not None:
                     closing.wire.close()
             case Observed():
+                self._push_marks.note_observed(effect)
                 if self.observed is not None:
                     self.observed(effect)
 
+    def _sub(self, number: int) -> Subscriber:
+        sub = self._sockets[number]
+        assert isinstance(sub, _Sub)
+        return sub.wire
+
 
 class _Socket:
-    """One DEALER, and what does not fit into it for now."""
+    """The receiver of one socket."""
 
-    __slots__ = ("_host", "_number", "_unsent", "wire")
+    __slots__ = ("_host", "_number")
 
-    def __init__(self, host: ClientHost, network: Network, number: int, address: str) -> None:
+    def __init__(self, host: ClientHost, number: int) -> None:
         self._host = host
         self._number = number
-        self._unsent: deque[Sequence[Body]] = deque()
-        self.wire: Wire = network.connect(host.node, address, self)
 
     def received(self, frames: list[bytes]) -> None:
         """A message came."""
@@ -238,6 +256,27 @@ class _Socket:
     def linked(self, link: Link) -> None:
         """Something became of the connection."""
         self._host.linked(self._number, link)
+
+
+class _Sub(_Socket):
+    """One SUB."""
+
+    __slots__ = ("wire",)
+
+    def __init__(self, host: ClientHost, network: Network, number: int, address: str) -> None:
+        super().__init__(host, number)
+        self.wire = network.subscriber(host.node, address, self)
+
+
+class _Dealer(_Socket):
+    """One DEALER, and what does not fit into it for now."""
+
+    __slots__ = ("_unsent", "wire")
+
+    def __init__(self, host: ClientHost, network: Network, number: int, address: str) -> None:
+        super().__init__(host, number)
+        self._unsent: deque[Sequence[Body]] = deque()
+        self.wire = network.connect(host.node, address, self)
 
     def send(self, frames: Sequence[Body]) -> None:
         """Send, or keep it until there is room; the machines hear of it and make no more."""

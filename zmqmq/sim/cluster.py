@@ -14,6 +14,7 @@ from zmqmq.sim.links import Weather
 from zmqmq.sim.loop import Loop
 from zmqmq.sim.network import Network
 from zmqmq.sim.node import Node
+from zmqmq.sim.pubsub import QUEUE_MAX, Odds
 from zmqmq.sim.store import Store
 from zmqmq.sim.trace import Trace
 from zmqmq.sim.workloads.base import Stage
@@ -29,6 +30,10 @@ class ClusterOptions:
     """Name and partitions of those that are there from the beginning."""
     configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     weather: Weather = field(default_factory=lambda: Weather(100_000, 2_000_000, 0, 0))
+    odds: Odds = field(default_factory=Odds)
+    """How what is published fares, but for what the network does to it."""
+    push_queue: int = QUEUE_MAX
+    """So many messages may be under way to one subscriber."""
     hosts: HostOptions = field(default_factory=HostOptions)
 
 
@@ -41,6 +46,8 @@ class Cluster:
         self.loop = Loop()
         self.chance = Chance(seed)
         self.network = Network(self.loop, self.chance, trace, options.weather)
+        self.network.mischief.spoil(options.odds)
+        self.network.mischief.queue_max = options.push_queue
         self.store = Store(self.loop, self.chance, trace, self.network)
         self.hosts = [self._host(number) for number in range(1, options.brokers + 1)]
         self.history = History(self.loop)

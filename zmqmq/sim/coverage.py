@@ -40,6 +40,16 @@ MARKS: Final[Mapping[str, int]] = {
     "commit without answer": 120,
     "halt: has failed": 150,
     "halt: cannot start": 250,
+    "push: delivered": 20,
+    "push: came back": 30,
+    "push: gap found by PUSH": 60,
+    "push: left, full": 60,
+    "push: tail found by HEAD": 80,
+    "push: queue full": 300,
+    "push: left, silent": 150,
+    "push: subscription lost": 300,
+    "push: subscription refused": 300,
+    "push: of an old epoch": 600,
     "reassignment ended": 600,
     "min_isr changed": 800,
     "flush mode fsync": 1_200,
@@ -76,6 +86,7 @@ class Coverage:
     def finish(self, entries: Sequence[Entry]) -> Counter[str]:
         """All marks, when the run is over."""
         self.marks.update(self._cluster.store.rarely)
+        self.marks.update(self._cluster.network.mischief.rarely)
         for host in self._cluster.hosts:
             self._leave(host)
             self.marks.update(host.rarely)

@@ -167,6 +167,10 @@ class Line:
         self.in_flight += 1
         loop.post(at, self._node, self._arrive, frames)
 
+    def stray(self, frames: Frames, after: int) -> None:
+        """A message of its own that keeps to no order: it arrives however things stand then."""
+        self._loop.post(self._loop.now + after, self._node, self._hand_over, frames)
+
     def settle(self, fate: Fate, late_at: int = 0) -> None:
         """Say what becomes of all that has not arrived; the first word holds."""
         if self.fate is not Fate.DELIVERED:

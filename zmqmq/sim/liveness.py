@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from zmqmq.core.meta.keys import PartitionKey, TopicKey
 from zmqmq.core.meta.values import PartitionDocument, TopicDocument
@@ -10,6 +10,8 @@ from zmqmq.core.replication.partition import Partition
 from zmqmq.sim.broker_host import KEYS
 from zmqmq.sim.cluster import Cluster
 from zmqmq.sim.history import OK, Log, Stored
+from zmqmq.sim.workloads.base import SimClient
+from zmqmq.sim.workloads.consume import ConsumingClient
 from zmqmq.sim.workloads.produce import ProducingClient
 
 
@@ -85,6 +87,22 @@ def _is_lost(cluster: Cluster, document: PartitionDocument) -> bool:
         member.broker_epoch in cluster.hosts[member.broker_id - 1].epochs
         for member in (*document.isr, *document.elr)
     )
+
+
+def unread(cluster: Cluster, clients: Iterable[SimClient]) -> Iterator[str]:
+    """What readers have not read yet, when nobody writes any more."""
+    ends: dict[Log, int] = {}
+    for host in cluster.hosts:
+        if host.broker is None:
+            continue
+        for replica in host.broker.replicas:
+            if isinstance(replica.role, Partition):
+                topic_id, number = replica.place
+                name = host.broker.catalog.by_id[topic_id].name
+                ends[name, number] = replica.role.high_watermark
+    for client in clients:
+        if isinstance(client, ConsumingClient):
+            yield from client.behind(ends)
 
 
 def faults_of_copies(cluster: Cluster) -> Iterator[str]:

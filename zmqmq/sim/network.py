@@ -1,4 +1,5 @@
-"""ZeroMQ between nodes as brokers and clients see it: DEALERs that connect to ROUTERs.
+"""ZeroMQ between nodes as brokers and clients see it: DEALERs that connect to ROUTERs, and what is
+published (pubsub.py).
 
 A DEALER (`Wire`) connects by itself and again whenever the connection is lost, each time under a
 new route; what was under way is lost then, and what waits in it goes to the next connection. A
@@ -15,13 +16,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from zmqmq.client.machines.effects import Link
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.sim.chance import Chance
 from zmqmq.sim.connection import End, reset
 from zmqmq.sim.links import Frames, Line, Path, Weather
 from zmqmq.sim.loop import Loop
-from zmqmq.sim.node import MS, SECOND, Node
+from zmqmq.sim.node import Node
+from zmqmq.sim.pubsub import Mischief, Publisher, Publishing, Subscriber
+from zmqmq.sim.sockets import Acceptor, Connected, Connector, Switchboard
 from zmqmq.sim.trace import Trace
 
 UNCONNECTED_MAX: Final = 64
@@ -30,20 +32,6 @@ WIRE_MAX: Final = 256
 """Messages under way from a DEALER: those of its queue and what the kernels hold."""
 ROUTE_MAX: Final = 4_096
 """Messages under way to one DEALER (transport.py)."""
-CONNECT_TIMEOUT_NS: Final = 5 * SECOND
-SYN_AGAIN_NS: Final = SECOND
-RETRY_NS: Final = (100 * MS, 500 * MS)
-RETRY_MAX_NS: Final = 10 * SECOND
-
-
-class Dealt(Protocol):
-    """Who has a DEALER."""
-
-    def linked(self, link: Link) -> object:
-        """Something became of the connection."""
-
-    def received(self, frames: Frames) -> object:
-        """A message came."""
 
 
 class Routed(Protocol):
@@ -53,38 +41,14 @@ class Routed(Protocol):
         """A message came in on this route."""
 
 
-class Wire:
+class Wire(Connector):
     """A DEALER. It calls its receiver until it is closed or its node dies, never at once."""
 
-    __slots__ = (
-        "_address",
-        "_end",
-        "_is_closed",
-        "_network",
-        "_queue",
-        "_receiver",
-        "_retry",
-        "_retry_base",
-        "_stream",
-        "node",
-    )
+    __slots__ = ("_queue",)
 
-    def __init__(self, network: Network, node: Node, address: str, receiver: Dealt) -> None:
-        self.node = node
-        self._network = network
-        self._address = address
-        self._receiver = receiver
+    def __init__(self, network: Switchboard, node: Node, address: str, receiver: Connected) -> None:
         self._queue: deque[Frames] = deque()
-        self._end: End | None = None
-        self._is_closed = False
-        self._stream = network.chance.stream(f"net/{node.name}/connect {address}")
-        self._retry = self._retry_base = self._stream.randrange(*RETRY_NS)
-        self._attempt()
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it holds itself to be connected."""
-        return self._end is not None
+        super().__init__(network, node, address, receiver)
 
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Send or queue a message; False if there is no room, and then nothing happened."""
@@ -100,86 +64,20 @@ class Wire:
         end.send(list(map(bytes, frames)))
         return True
 
-    def close(self) -> None:
-        """Close without waiting: what is queued is dropped, what is under way may arrive."""
-        if not self._is_closed:
-            end = self._stop()
-            if end is not None:
-                end.close()
-
-    def died(self) -> None:
-        """The process is gone."""
-        end = self._stop()
-        if end is not None:
-            end.die()
-
-    def take(self, frames: Frames) -> None:
-        """A message has arrived, perhaps of an old connection."""
-        if not self._is_closed:
-            self._receiver.received(frames)
-
-    def lost(self) -> None:
-        """The connection is over."""
-        self._end = None
-        self._try_again(Link.LOST)
-
-    def _stop(self) -> End | None:
-        self._is_closed = True
+    def _greet(self, end: End) -> None:
+        for frames in self._queue:
+            end.send(frames)
         self._queue.clear()
-        self._network.forget(self)
-        end, self._end = self._end, None
-        return end
-
-    def _attempt(self) -> None:
-        there, back = self._network.ways(self.node.name, self._address)
-        now = self._network.loop.now
-        arrival = now + there.delay() + back.delay()
-        self._network.loop.post(arrival, self.node, self._arrive, now)
-
-    def _arrive(self, began: int) -> None:
-        if self._is_closed:
-            return
-        loop = self._network.loop
-        there, back = self._network.ways(self.node.name, self._address)
-        listener = self._network.listener(self._address)
-        if there.is_blocked or back.is_blocked or (listener and not listener.node.is_powered):
-            if loop.now - began >= CONNECT_TIMEOUT_NS:
-                self._try_again(Link.REFUSED)
-            else:
-                loop.post(loop.now + SYN_AGAIN_NS, self.node, self._arrive, began)
-        elif listener is None or not listener.is_open:
-            self._try_again(Link.REFUSED)
-        else:
-            self._retry = self._retry_base
-            self._end = end = self._network.join(self, listener)
-            for frames in self._queue:
-                end.send(frames)
-            self._queue.clear()
-            self._receiver.linked(Link.CONNECTED)
-
-    def _try_again(self, link: Link) -> None:
-        when = self._network.loop.now + self._retry
-        self._network.loop.post(when, self.node, self._attempt_again)
-        self._retry = min(2 * self._retry, RETRY_MAX_NS)
-        self._receiver.linked(link)
-
-    def _attempt_again(self) -> None:
-        if not self._is_closed:
-            self._attempt()
 
 
-class Listener:
+class Listener(Acceptor):
     """A ROUTER."""
 
-    __slots__ = ("_next_route", "_receiver", "_routes", "address", "is_open", "node")
+    __slots__ = ("_receiver",)
 
     def __init__(self, node: Node, address: str, receiver: Routed, first_route: int) -> None:
-        self.node = node
-        self.address = address
-        self.is_open = True
+        super().__init__(node, address, first_route)
         self._receiver = receiver
-        self._routes: dict[bytes, End] = {}
-        self._next_route = first_route
 
     def answer(self, route: bytes, frames: Sequence[Buffer]) -> bool:
         """Send on a route; False, and nothing sent, if it is gone or takes no more."""
@@ -188,33 +86,6 @@ class Listener:
             return False
         end.send(list(map(bytes, frames)))
         return True
-
-    def close(self) -> None:
-        """Take in nothing more; what was sent may arrive."""
-        self.is_open = False
-        routes, self._routes = self._routes, {}
-        for end in routes.values():
-            end.close()
-
-    def died(self) -> None:
-        """The process is gone."""
-        self.is_open = False
-        routes, self._routes = self._routes, {}
-        for end in routes.values():
-            end.die()
-
-    def new_route(self) -> bytes:
-        """As ZeroMQ makes them: zero and a running number."""
-        self._next_route += 1
-        return self._next_route.to_bytes(5, "big")
-
-    def joined(self, route: bytes, end: End) -> None:
-        """A DEALER has connected."""
-        self._routes[route] = end
-
-    def left(self, route: bytes) -> None:
-        """A connection is over."""
-        self._routes.pop(route, None)
 
     def take(self, route: bytes, frames: Frames) -> None:
         """A message has arrived, perhaps of an old connection."""
@@ -231,31 +102,55 @@ class Network:
         self.loop = loop
         self.chance = chance
         self.trace = trace
+        self.mischief = Mischief(chance)
+        """With what is published."""
         self._weather = weather or Weather()
         self._paths: dict[tuple[str, str], Path] = {}
-        self._listeners: dict[str, Listener] = {}
-        self._wires: dict[str, dict[Wire, None]] = {}
-        """Of each node that was ever heard of."""
+        self._listeners: dict[str, Acceptor] = {}
+        self._wires: dict[str, dict[Connector, None]] = {}
+        """Those that connect, of each node that was ever heard of."""
         self._connections: dict[int, tuple[End, End]] = {}
         self._numbers = 0
 
     # Sockets
 
     def listen(self, node: Node, address: str, receiver: Routed) -> Listener:
-        """Open a ROUTER. An address belongs to one node for ever."""
-        old = self._listeners.get(address)
-        assert old is None or (old.node is node and not old.is_open), f"{address} is taken"
-        self._adopt(node)
-        first = self.chance.stream(f"net/{node.name}/routes").randrange(1 << 32)
-        listener = self._listeners[address] = Listener(node, address, receiver, first)
+        """Open a ROUTER."""
+        listener = Listener(node, address, receiver, self._first_route(node))
+        self._open(listener)
         return listener
 
-    def connect(self, node: Node, address: str, receiver: Dealt) -> Wire:
+    def publish(self, node: Node, address: str, receiver: Publishing) -> Publisher:
+        """Open an XPUB."""
+        first = self._first_route(node)
+        publisher = Publisher(node, address, receiver, first, self.mischief)
+        self._open(publisher)
+        return publisher
+
+    def connect(self, node: Node, address: str, receiver: Connected) -> Wire:
         """Open a DEALER and connect it."""
         self._adopt(node)
         wire = Wire(self, node, address, receiver)
         self._wires[node.name][wire] = None
         return wire
+
+    def subscriber(self, node: Node, address: str, receiver: Connected) -> Subscriber:
+        """Open a SUB and connect it."""
+        self._adopt(node)
+        subscriber = Subscriber(self, node, address, receiver)
+        self._wires[node.name][subscriber] = None
+        return subscriber
+
+    def _open(self, listener: Acceptor) -> None:
+        """An address belongs to one node for ever."""
+        node, address = listener.node, listener.address
+        old = self._listeners.get(address)
+        assert old is None or (old.node is node and not old.is_open), f"{address} is taken"
+        self._adopt(node)
+        self._listeners[address] = listener
+
+    def _first_route(self, node: Node) -> int:
+        return self.chance.stream(f"net/{node.name}/routes").randrange(1 << 32)
 
     # Faults and weather
 
@@ -309,14 +204,15 @@ class Network:
             reset(ends, self.loop, stream)
 
     def heal_all(self) -> None:
-        """No cut and no clog any more."""
+        """No cut and no clog any more, and no mischief."""
         self._note("heal", "all", "all", "<>")
+        self.mischief.heal_all()
         for path in self._paths.values():
             path.heal_all()
 
     # For the sockets
 
-    def listener(self, address: str) -> Listener | None:
+    def listener(self, address: str) -> Acceptor | None:
         """Who listens there, or did last."""
         return self._listeners.get(address)
 
@@ -326,8 +222,8 @@ class Network:
         target = address if listener is None else listener.node.name
         return self.path(source, target), self.path(target, source)
 
-    def join(self, wire: Wire, listener: Listener) -> End:
-        """Connect them; the DEALER's end."""
+    def join(self, wire: Connector, listener: Acceptor) -> End:
+        """Connect them; the end of the one that connects."""
         loop, there, back = self.loop, wire.node, listener.node
         stream = self.chance.stream(f"net/{there.name}-{back.name}/fate")
         route = listener.new_route()
@@ -362,8 +258,8 @@ class Network:
             self.trace.line(loop.now, there.name, f"connected to {listener.address}")
         return dealer
 
-    def forget(self, wire: Wire) -> None:
-        """A DEALER was closed."""
+    def forget(self, wire: Connector) -> None:
+        """One that connects was closed."""
         self._wires[wire.node.name].pop(wire, None)
 
     def _adopt(self, node: Node) -> None:

@@ -16,13 +16,14 @@ from zmqmq.sim.coverage import Coverage
 from zmqmq.sim.faults import Fault
 from zmqmq.sim.history import Log
 from zmqmq.sim.invariants import Invariants
-from zmqmq.sim.liveness import ProbingClient, faults_of_cluster, faults_of_copies
+from zmqmq.sim.liveness import ProbingClient, faults_of_cluster, faults_of_copies, unread
 from zmqmq.sim.nemesis import Nemesis
 from zmqmq.sim.node import MS, SECOND
 from zmqmq.sim.swarm import World, draw_world, make_clients
 from zmqmq.sim.trace import Trace
 from zmqmq.sim.violation import InvariantError
 from zmqmq.sim.workloads.base import SimClient
+from zmqmq.sim.workloads.consume import ConsumingClient
 from zmqmq.sim.workloads.settle import DrainingClient, FoundingClient
 
 SLICE_NS: Final = 100 * MS
@@ -31,6 +32,8 @@ HEALING_NS: Final = 60 * SECOND
 """In so much time all partitions are led and in sync again, and every one takes records."""
 ENDING_NS: Final = 90 * SECOND
 """In so much time whatever clients have asked for has an outcome: more than any time-out."""
+READING_NS: Final = 120 * SECOND
+"""In so much time consumers have got everything, also those that ask for little at a time."""
 DRAINING_NS: Final = 60 * SECOND
 
 
@@ -110,11 +113,24 @@ class Run:
         self._await("not healed", HEALING_NS, lambda: faults_of_cluster(self.cluster))
         self._await("takes nothing", HEALING_NS, lambda: _unproven(probe))
         clients = [probe, *self.clients.values()]
+        self._await_readers(clients)
         for client in clients:
             client.stop()
         self._await("clients do not end", ENDING_NS, lambda: _busy(clients))
         self._await("copies differ", HEALING_NS, lambda: faults_of_copies(self.cluster))
         self._await("not healed", HEALING_NS, lambda: faults_of_cluster(self.cluster))
+
+    def _await_readers(self, clients: Sequence[SimClient]) -> None:
+        """Whoever reads gets everything, once nobody writes any more."""
+        others = [client for client in clients if not isinstance(client, ConsumingClient)]
+        for client in others:
+            client.stop()
+        self._await("clients do not end", ENDING_NS, lambda: _busy(others))
+        self._await("copies differ", HEALING_NS, lambda: faults_of_copies(self.cluster))
+        for client in clients:
+            if isinstance(client, ConsumingClient):
+                client.catch_up()
+        self._await("not read", READING_NS, lambda: unread(self.cluster, clients))
 
     def drain(self) -> None:
         """Read everything that is left."""

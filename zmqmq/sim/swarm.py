@@ -21,6 +21,7 @@ from zmqmq.sim.faults import ALL, KINDS, Fault
 from zmqmq.sim.host_options import HostOptions
 from zmqmq.sim.links import Weather
 from zmqmq.sim.node import MS, SECOND
+from zmqmq.sim.pubsub import QUEUE_MAX, Odds
 from zmqmq.sim.store import NAME as STORE
 from zmqmq.sim.workloads.administer import AdministeringClient
 from zmqmq.sim.workloads.base import SimClient, Stage
@@ -38,6 +39,17 @@ WEATHERS: Final = (
     Weather(200_000, 20 * MS),
     Weather(500_000, 60 * MS, 10_000),
 )
+MODES: Final = (("pull",), ("pull", "push", "auto"), ("push",), ("push", "auto"))
+"""How the consumers of a seed read."""
+ODDS: Final = (
+    Odds(),
+    Odds(),
+    Odds(lost=20_000),
+    Odds(lost=250_000),
+    Odds(twice=50_000, late=50_000),
+    Odds(lost=50_000, twice=50_000, late=50_000),
+)
+"""Of what is published, all the time."""
 
 
 class TopicPlan(NamedTuple):
@@ -73,6 +85,7 @@ class ClientPlan(NamedTuple):
     moves: bool = False
     """Whether it moves partitions of the shared topics, and changes their settings."""
     rack: str | None = None
+    mode: str = "pull"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +111,24 @@ def draw_world(seed: int, seconds: int | None = None) -> World:
     unclean = chance.stream("swarm/unclean").choice((500, 2_000)) if is_unclean else 10_000
     places = chance.stream("places")
     racks = places.choice((0, 0, 2, 3))
+    pushes = chance.stream("swarm/push")
+    weather = stream.choice(WEATHERS)
+    hosts = _draw_hosts(stream, brokers, unclean)
+    serving = replace(hosts.serving, read_cache_bytes=pushes.choice((0, 2_048, 33_554_432)))
     cluster = ClusterOptions(
         brokers=brokers,
         topics={name: plan.partitions for name, plan in topics.items()},
-        weather=stream.choice(WEATHERS),
-        hosts=replace(_draw_hosts(stream, brokers, unclean), racks=racks),
+        weather=weather,
+        hosts=replace(hosts, racks=racks, serving=serving),
+        odds=pushes.choice(ODDS),
+        push_queue=pushes.choice((QUEUE_MAX, QUEUE_MAX, 16, 4)),
     )
+    modes = pushes.choice(MODES)
     clients = [
-        plan._replace(rack=cluster.hosts.rack_of(places.randrange(3)))
+        plan._replace(
+            rack=cluster.hosts.rack_of(places.randrange(3)),
+            mode=pushes.choice(modes) if plan.kind == "consume" else "pull",
+        )
         for plan in _draw_clients(stream)
     ]
     drawn_seconds = stream.randrange(SECONDS_LEAST, 2 * SECONDS_LEAST)
@@ -145,6 +168,7 @@ def make_clients(
                     start=plan.start,
                     group=plan.group,
                     rack=plan.rack,
+                    mode=plan.mode,
                 )
             case _:
                 client = AdministeringClient(
@@ -280,6 +304,11 @@ def _draw_target(
             target = f"{broker}-{stream.choice(('brokers', 'brokers', 'clients', ALL))}"
         case "client_kill" | "client_pause":
             target = stream.choice(clients)
+        case "push_lost" | "push_twice" | "push_late" | "push_stalled":
+            readers = [name for name in clients if name.startswith("c")]
+            target = stream.choice((*readers, *readers, ALL))
+        case "push_unheard":
+            target = one_or_all
         case "storm" | "outage" | "ambiguous":
             target = ALL
         case _:
@@ -299,5 +328,9 @@ PARAMETERS: Final[Mapping[str, Sequence[int]]] = {
     "rot": (0, 1),
     "clock_step": (-3_600_000, -1_000, -50, 50, 1_000, 3_600_000),
     "clock_drift": (-50_000, -1_000, 1_000, 50_000),
+    "push_lost": (50_000, 300_000, 1_000_000, 1_000_000),
+    "push_twice": (50_000, 500_000),
+    "push_late": (50_000, 500_000),
+    "push_unheard": (0, 1),
 }
 """What may be drawn for each kind that has one: see faults.py."""

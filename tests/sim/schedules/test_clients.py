@@ -3,8 +3,6 @@ committed offset forgotten."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.sim.driven import Driven
 from tests.sim.driven_clients import Reader
 from zmqmq.model.groups import offsets_partition
@@ -151,21 +149,7 @@ def test_f12_a_group_hears_that_what_it_has_read_was_lost() -> None:
     d.place = offsets
     d.leave_isr(one)
     d.place = topic
-    was = d.document
-    gone = replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr)
-    d.write(gone)
-    leader, epoch = d.member(two), gone.leader_epoch + 1
-    d.write(
-        replace(
-            gone,
-            leader=leader,
-            leader_epoch=epoch,
-            isr=(leader,),
-            elr=(),
-            rec=epoch,
-            recovering=True,
-        )
-    )
+    d.elect_uncleanly(two)
     d.until(lambda: d.is_leading(two), "two leads")
     other = d.hand("p2")
     sent = [other.send(), other.send()]

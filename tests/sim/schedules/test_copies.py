@@ -238,14 +238,7 @@ def test_f12_a_copy_looks_again_when_what_was_asked_for_has_come() -> None:
     d.send_acked()
     read_in, offset = d.document.leader_epoch, d.leading(1).shown_end
     d.kill(1)
-    was = d.document
-    gone = replace(was, leader=None, leader_epoch=was.leader_epoch + 1, isr=(), elr=was.isr)
-    d.write(gone)
-    two, epoch = d.member(2), gone.leader_epoch + 1
-    lost = replace(
-        gone, leader=two, leader_epoch=epoch, isr=(two,), elr=(), rec=epoch, recovering=True
-    )
-    d.write(lost)
+    d.elect_uncleanly(2)
     d.until(lambda: d.is_leading(2) and d.is_following(3, 2), "2 leads")
     d.run(2)
     waiting = fetch(d, 3, offset, last=read_in)

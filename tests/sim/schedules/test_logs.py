@@ -176,6 +176,33 @@ def test_schedule_07_kafka_9491_a_follower_that_begins_anew_forgets_its_high_wat
     assert log.start_offset <= d.high_watermark(3) == log.end_offset
 
 
+def test_a_log_that_has_parted_below_the_leaders_log_start_is_begun_anew() -> None:
+    """1 leads alone, with records that nobody else gets. 2 leads, and has others there, of which
+    retention has removed as many as 1 has when that comes back.
+
+    What 1 lacks is all there, and what it has was never committed. 2 knows by its own epochs that
+    its log had parted before: 1 must not go on behind them (F4)."""
+    d = Driven(config={"segment_bytes": 4096, "retention_bytes": 8192})
+    loose = d.hand("loose", [1], acks=1, idempotent=False)
+    apart = d.separate(1, 2, 3)
+    lost = [loose.send(b"." * 1000) for _ in range(9)]
+    d.until(lambda: lost[-1].outcome, "1 has them")
+    d.kill(1)
+    d.elect(2)
+    d.until(lambda: d.is_leading(2), "2 leads")
+    while d.log(2).start_offset < len(lost):
+        d.send_acked(b"." * 1000)
+        d.run(0.2)
+    assert d.log(2).start_offset == len(lost)
+
+    apart.lose()
+    d.restart(1)
+    assert d.end(1) == len(lost)
+    d.heal()
+    d.until(lambda: d.isr == [1, 2, 3], "all are in sync")
+    assert d.batches(1) == d.batches(2)
+
+
 def test_a_state_that_is_larger_than_a_frame_comes_in_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

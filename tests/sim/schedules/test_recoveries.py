@@ -114,6 +114,31 @@ def test_after_a_recovery_a_copy_shows_nothing_before_it_has_heard_of_the_leader
     d.until(lambda: d.batches(3) == d.batches(1) and d.isr == [1, 2, 3], "3 has what they have")
 
 
+def test_a_copy_may_begin_behind_everything_that_an_unclean_election_leaves() -> None:
+    """Only the leader gets records, and retention removes all that others have too. An unclean
+    election gives the partition to 2. The old leader comes back as its follower.
+
+    It shows nothing: its high watermark cannot be below where its log begins, and is no more."""
+    d = Driven(min_isr=1, config={"segment_bytes": 4096, "retention_bytes": 8192})
+    d.send_acked(bytes(1_000))
+    d.until(lambda: d.high_watermark(2) == 1, "2 knows what is committed")
+    apart = d.separate(1, 2, 3)
+    d.leave_isr(2, 3)
+    for _ in range(30):
+        d.send_acked(bytes(1_000))
+    d.until(lambda: d.log(1).start_offset > 1, "retention has removed the first records")
+    d.fence(1)
+    d.elect_uncleanly(2)
+    d.until(lambda: d.is_leading(2), "2 leads")
+    gate = d.separate(2, 1)
+    d.let_register(1)
+    d.until(lambda: isinstance(d.role(1), Follower), "1 follows")
+    assert d.high_watermark(1) == d.log(1).start_offset
+    apart.lose()
+    gate.lose()
+    d.until(lambda: d.batches(1) == d.batches(2), "1 has what 2 has")
+
+
 def test_a_stop_that_could_not_flush_is_none_that_vouches() -> None:
     """Seed 19074. Under `replicated` the only copy has acknowledged what its disk then refuses; the
     broker is stopped in good order, and loses its power.

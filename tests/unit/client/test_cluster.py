@@ -561,6 +561,23 @@ class TestConsumer:
         assert world.broker_of(sent) == 2
         assert sent.fields["partitions"][0][2] == 5
 
+    def test_with_room_for_one_fetch_the_leaders_are_asked_in_turn(self) -> None:
+        world = World(topics={"t": 2})
+        world.leads["t", 1] = 2, 1
+        Fetching(world, prefetch_bytes=1_000, fetch_bytes=1_000)
+        world.greet()
+        world.tell_metadata()
+        world.core.network.to_broker(2)
+        world.step()
+        world.greet_all()
+        asked = []
+        for _ in range(4):
+            sent = world.take(Api.FETCH)
+            asked.append(world.broker_of(sent))
+            answer_fetch(world, sent, {})
+
+        assert asked == [1, 2, 1, 2]
+
 
 GROUP = "g"
 PARTS = 8

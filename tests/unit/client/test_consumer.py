@@ -154,6 +154,16 @@ def test_a_partition_never_waits_for_the_long_poll_of_another() -> None:
         assert sorted(p for sent in out for p in asked(sent)) == list(range(12))
 
 
+def test_with_room_for_one_fetch_the_idle_partitions_wait_together_with_the_busy_ones() -> None:
+    """Or as long as some are busy nobody would ever hear of the others."""
+    consumer = fetching(5, prefetch_bytes=10_000, fetch_bytes=10_000)
+    world = consumer.world
+    sent = world.take(Api.FETCH)
+    world.answer(sent, {"partitions": [[0, int(n < 3), 0] for n in range(5)]})
+
+    assert list(asked(world.take(Api.FETCH))) == [0, 1, 2, 3, 4]
+
+
 def test_a_seek_fetches_at_once_and_drops_what_is_on_its_way() -> None:
     consumer = fetching()
     world = consumer.world

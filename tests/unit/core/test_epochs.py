@@ -46,6 +46,13 @@ def test_an_epoch_ends_where_the_next_begins_or_the_log_ends(
     assert index.end_offset_for(epoch, log_start=2, log_end=20) == found
 
 
+def test_where_the_first_epoch_began_is_known_when_retention_has_removed_it() -> None:
+    """What an older epoch wrote behind that is another log's."""
+    index = index_of((3, 2), (5, 12))
+
+    assert index.end_offset_for(1, log_start=9, log_end=20) == (1, 2)
+
+
 def test_an_empty_log_knows_no_epoch() -> None:
     index = EpochIndex()
 

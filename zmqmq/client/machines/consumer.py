@@ -302,13 +302,14 @@ class Consumer:
             source = self._source_of(now, stream)
             if source is not None:
                 by_source.setdefault(source, []).append(stream)
+        room = self._options.prefetch_bytes - self.buffered_bytes - self._asked_bytes
         for source, streams in by_source.items():
             connection = source.connection
             # Whoever asks when many fetches are out asks for all at once: every answer makes room
             # for one fetch, so no partition ever waits for somebody else's long poll to end.
             is_apart = self._fetches.get(connection, 0) + 3 <= FETCHES_APART
+            is_apart = is_apart and room >= 3 * self._fetch_bytes
             for part in parts(streams, is_apart=is_apart):
-                room = self._options.prefetch_bytes - self.buffered_bytes - self._asked_bytes
                 # Something must always be under way, or nothing would come after a batch
                 # that is larger than all that may lie ready.
                 if room < self._fetch_bytes and (self._asked_bytes or self.buffered_bytes):
@@ -317,6 +318,7 @@ class Consumer:
                 if self._fetches.get(connection, 0) >= FETCHES_MAX or connection.room <= 0:
                     break
                 self._request(now, source, part)
+                room -= self._fetch_bytes
 
     def _source_of(self, now: int, stream: Stream) -> Source | None:
         refused = self._routing.unknown.get(stream.topic)
@@ -340,6 +342,7 @@ class Consumer:
         entries = []
         for stream in streams:
             stream.request = token
+            self._put_last(stream)
             topic, partition, position = topics[stream.topic], stream.partition, stream.position
             stream.topic_id = topic.id
             epoch, last_epoch = topic.epochs[partition], stream.last_epoch
@@ -424,8 +427,10 @@ class Consumer:
             Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
         )
         stream.advance(max(next_offset, position), epoch, since)
-        # It goes to the end: an answer is filled in the order of the question, and no partition
-        # shall always be the last one.
+        self._put_last(stream)
+
+    def _put_last(self, stream: Stream) -> None:
+        # Where there is no room for all, no partition shall always be the one that waits.
         key = stream.topic, stream.partition
         self.streams[key] = self.streams.pop(key)
 

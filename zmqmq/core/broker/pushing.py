@@ -156,10 +156,11 @@ class Pushing:
             self._leave(session, where)
 
     def drop(self, where: Place) -> None:
-        """This broker does not lead the partition any more: whoever listens hears nothing, and
-        asks who does."""
+        """This broker does not lead the partition any more. A HEAD of a later epoch says so, and
+        whoever listens asks who does."""
         subject = self._subjects.pop(where, None)
         if subject is not None:
+            self._head(subject, subject.partition.epoch + 1)
             for session in subject.sessions:
                 del session.subjects[where]
 
@@ -214,9 +215,9 @@ class Pushing:
         self._cache.add(log, offset, found)
         return found
 
-    def _head(self, subject: Subject) -> None:
+    def _head(self, subject: Subject, epoch: int = 0) -> None:
         partition = subject.partition
         end, start = partition.high_watermark, partition.log.start_offset
-        fields = {"end": end, "start": start, "epoch": partition.epoch}
+        fields = {"end": end, "start": start, "epoch": epoch or partition.epoch}
         self._outbox.emit(Publish([subject.name, encode_header(Api.HEAD, 0, fields)]))
         self.heads += 1

@@ -38,11 +38,12 @@ class EpochIndex:
 
         A leader that has written nothing in its own epoch answers for it with the last one that
         wrote, which ends where its own begins. Where all epochs are above, or there are none,
-        the answer is `epoch` and the log start: of what lies before nothing is known.
+        the answer is `epoch` and the log start, or where the first of them begins if that is known
+        to be before it: of what lies before nothing is known.
         """
         at = bisect_right(self._epochs, epoch) - 1
         if at < 0:
-            return epoch, log_start
+            return epoch, min(self._starts[0], log_start) if self._starts else log_start
         end = self._starts[at + 1] if at + 1 < len(self._starts) else log_end
         return self._epochs[at], end
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from zmqmq.sim.faults import disks, machines, ways
+from zmqmq.sim.faults import disks, machines, pushes, ways
 from zmqmq.sim.faults.scene import ALL, Begin, End, Fault, Scene
 
 __all__ = ["ALL", "KINDS", "Begin", "End", "Fault", "Scene", "dump", "load"]
@@ -40,6 +40,11 @@ KINDS: Final[Mapping[str, Begin]] = {
     "clock_drift": machines.clock_drift,
     "client_kill": machines.client_kill,
     "client_pause": machines.client_pause,
+    "push_lost": pushes.lost,
+    "push_twice": pushes.twice,
+    "push_late": pushes.late,
+    "push_stalled": pushes.stalled,
+    "push_unheard": pushes.unheard,
 }
 
 

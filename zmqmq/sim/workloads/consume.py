@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from zmqmq.batch.decode import RecordBatch
@@ -27,6 +27,7 @@ from zmqmq.sim.history import (
     Refused,
     Resumed,
 )
+from zmqmq.sim.node import MS
 from zmqmq.sim.workloads.base import SimClient, Stage, is_no_answer, type_of
 from zmqmq.wire.apis import Api
 
@@ -38,6 +39,8 @@ UNANSWERED_MAX = 4
 """Questions under way, before it asks no more."""
 BACK_MAX = 30
 """How many offsets a seek goes back at most."""
+HASTE = 20 * MS
+"""So long it thinks at most when it has to catch up."""
 
 
 class ConsumingClient(SimClient):
@@ -53,15 +56,18 @@ class ConsumingClient(SimClient):
         start: PlaceKind = PlaceKind.START,
         group: str | None = None,
         rack: str | None = None,
+        mode: str = "pull",
     ) -> None:
         super().__init__(stage, name, think_ms)
         assert (start is PlaceKind.STORED) == (group is not None)
         self._topics = dict(topics)
         self._group = group
         self._rack = rack
+        self._mode = mode
         self._start = Place(start)
         self._options = self._draw_options()
         self._may_seek = self.stream.randrange(2) == 0
+        self._only_reads = False
         self._unanswered = 0
         self._consumer: SimConsumer
         self._begun: dict[Log, None] = {}
@@ -92,7 +98,7 @@ class ConsumingClient(SimClient):
 
     def turn(self) -> None:
         """Something else than reading."""
-        if self._unanswered >= UNANSWERED_MAX:
+        if self._only_reads or self._unanswered >= UNANSWERED_MAX:
             return
         what = self.stream.randrange(10)
         if what < 4:
@@ -104,6 +110,20 @@ class ConsumingClient(SimClient):
             self._ask_committed()
         elif self._may_seek and what == 9:
             self._seek_back()
+
+    def catch_up(self) -> None:
+        """Do nothing but read from now on, and waste no time."""
+        self._only_reads = True
+        self._think = HASTE
+
+    def behind(self, ends: Mapping[Log, int]) -> Iterator[str]:
+        """What it has not read yet of logs that end there."""
+        positions = self._consumer.positions
+        for log, end in ends.items():
+            if log[0] in self._topics and positions.get(log, -1) < end:
+                yield f"{self.name} is at {positions.get(log, -1)} of {log}, which ends at {end}"
+        if not self._consumer.is_dry:
+            yield f"{self.name} has not taken all that it has got"
 
     # Reading
 
@@ -243,11 +263,14 @@ class ConsumingClient(SimClient):
     def _draw_options(self) -> ConsumerOptions:
         choice = self.stream.choice
         fetch_bytes, prefetch_bytes = choice(APPETITES)
+        # Where there is room for one fetch the partitions of one leader wait for those of another.
+        waits = (100, 100, 100) if fetch_bytes == prefetch_bytes else (100, 500, 2_000)
         return ConsumerOptions(
             group=self._group,
             auto_commit=False,
             fetch_bytes=fetch_bytes,
             prefetch_bytes=prefetch_bytes,
-            max_wait_ms=choice((100, 500, 2_000)),
+            max_wait_ms=choice(waits),
             rack=self._rack,
+            mode=self._mode,
         )
