@@ -42,5 +42,6 @@ class ConsumerKeywords(TypedDict, total=False):
     fetch_bytes: int
     prefetch_bytes: int
     max_wait_ms: int
+    mode: Literal["pull", "push", "auto"]
     stop_at_end: bool
     rack: str | None
