@@ -1,8 +1,8 @@
 """The push listener: an XPUB socket on the event loop (zeromq.md 4).
 
-It is drained as soon as it has something, since libzmq lets subscriptions pile up without a bound,
-and a send may have to wait behind them. A subscription takes effect when the broker admits it
-(ZMQ_XPUB_MANUAL), which must happen before the next one is read. What is published to a socket
+It is drained as soon as it has something, since libzmq keeps what comes in queues and trees without
+a bound, and a send may have to wait behind that. A subscription takes effect when the broker admits
+it (ZMQ_XPUB_MANUAL), which must happen before the next one is read. What is published to a socket
 whose queue is full is lost to it alone.
 """
 
@@ -25,9 +25,13 @@ BURST: Final = 256
 """Subscriptions that are handled before others get their turn."""
 SUBSCRIPTION_BYTES_MAX: Final = 256
 """A subject has less than 50 bytes; libzmq keeps whatever it is sent, a node for each byte."""
+RECEIVE_QUEUE: Final = 1
+"""Subscriptions of one connection that may be on their way to this thread. With more libzmq goes on
+taking them in, for seconds and hundreds of MiB, while somebody sends faster than it can."""
 REFUSED_MAX: Final = 4_096
 """libzmq also keeps what was refused, as long as the connection lives. After so many the socket is
-made anew, which ends all connections; whoever means well comes back and fetches what it missed."""
+made anew, which ends all connections; whoever means well comes back and fetches what it missed.
+None is forgiven when it is cancelled: that may have been another connection."""
 REBIND_S: Final = 0.05
 _MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
@@ -48,7 +52,8 @@ class Publisher:
         self._place = ("", 0)
         self._is_listening = False
         self._is_scheduled = False
-        self._refused: set[bytes] = set()
+        self._refused = 0
+        self._is_astray = False
 
     def bind(self, host: str, port: int) -> int:
         """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
@@ -64,7 +69,7 @@ class Publisher:
 
     def admit(self, subject: bytes) -> None:
         """Let the socket that has just asked for it have this subject."""
-        self._refused.discard(subject)
+        self._refused -= 1
         self._socket.setsockopt(zmq.SUBSCRIBE, subject)
 
     def publish(self, frames: Sequence[Buffer]) -> None:
@@ -86,6 +91,7 @@ class Publisher:
         socket = self._context.socket(zmq.XPUB)
         socket.linger = 0
         socket.sndhwm = PUSH_QUEUE
+        socket.rcvhwm = RECEIVE_QUEUE
         socket.maxmsgsize = SUBSCRIPTION_BYTES_MAX
         socket.setsockopt(zmq.XPUB_MANUAL, 1)
         keep_alive(socket)
@@ -105,29 +111,36 @@ class Publisher:
             try:
                 message = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
+                self._is_astray = False
                 return
             self._take(message)
-            if len(self._refused) > REFUSED_MAX:
+            if self._refused > REFUSED_MAX:
                 self._begin_anew()
                 return
         self._schedule()
 
     def _take(self, message: bytes) -> None:
         subject = message[1:]
-        if message[:1] == b"\x01":
-            self._refused.add(subject)
+        if message[:1] not in (b"\x00", b"\x01"):
+            # libzmq counts it as a subscription only when it is read, not when it comes in: up to
+            # the end of what is there it would mistake each subscriber for the one behind it.
+            # Whom this keeps out hears nothing, and asks again.
+            self._is_astray = True
+        elif self._is_astray:
+            return
+        elif message[:1] == b"\x01":
+            self._refused += 1  # unless it is admitted
             self._wanted(subject)
-        elif message[:1] == b"\x00":
-            self._refused.discard(subject)
+        else:
             self._socket.setsockopt(zmq.UNSUBSCRIBE, subject)
 
     def _begin_anew(self) -> None:
         logger.warning(
             "%d subscriptions that nobody may have: the push listener ends all its connections",
-            len(self._refused),
+            self._refused,
         )
         self.close()
-        self._refused.clear()
+        self._refused, self._is_astray = 0, False
         self._socket = self._make()
         self._rebind()
 
