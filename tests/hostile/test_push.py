@@ -1,5 +1,5 @@
-"""Subscribers that read nothing, floods of them, and subjects that nobody may have: the broker keeps
-its memory, and everybody else their records.
+"""Subscribers that read nothing, floods of them, and subjects that nobody may have: the broker
+keeps its memory, and everybody else their records.
 
 Each test writes what it measured to the report of the run (`-rA` shows it).
 """

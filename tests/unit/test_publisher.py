@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from zmqmq.runtime import publisher as module
 from zmqmq.runtime.publisher import REFUSED_MAX, Publisher
 
 Socket = zmq.Socket[bytes]
@@ -90,10 +89,9 @@ def test_who_sends_garbage_moves_no_subscription_to_somebody_else() -> None:
     asyncio.run(main())
 
 
-def test_what_was_refused_is_not_forgiven_to_whoever_cancels_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two connections could make libzmq keep any number: one asked, the other one cancelled."""
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Publisher]:
+    """Publishers that have ended all their connections."""
     begun: list[Publisher] = []
     begin_anew = Publisher._begin_anew
 
@@ -101,7 +99,12 @@ def test_what_was_refused_is_not_forgiven_to_whoever_cancels_it(
         begun.append(publisher)
         begin_anew(publisher)
 
-    monkeypatch.setattr(module.Publisher, "_begin_anew", noted)
+    monkeypatch.setattr(Publisher, "_begin_anew", noted)
+    return begun
+
+
+def test_what_was_refused_is_not_forgiven_to_whoever_cancels_it(begun: list[Publisher]) -> None:
+    """Two connections could make libzmq keep any number: one asked, the other one cancelled."""
 
     async def main() -> None:
         with bench() as b:
@@ -126,3 +129,23 @@ def test_what_was_refused_is_not_forgiven_to_whoever_cancels_it(
             assert await b.gets(good, b"s") == b"s"
 
     asyncio.run(main())
+
+
+def test_what_was_refused_is_forgiven_with_the_end_of_its_connection(
+    begun: list[Publisher],
+) -> None:
+    async def main() -> None:
+        with bench() as b:
+            b.publisher.listen()
+            for round_ in range(3):
+                first = round_ * REFUSED_MAX // 2
+                socket = b.subscriber()
+                for number in range(first, first + REFUSED_MAX // 2):
+                    socket.send(b"\x01no%d" % number)
+                wanted = first + REFUSED_MAX // 2
+                await until(lambda: len(b.wanted) >= wanted)  # noqa: B023
+                socket.close()
+                await until(lambda: b.publisher._refused_count == 0)
+
+    asyncio.run(main())
+    assert not begun

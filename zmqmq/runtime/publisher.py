@@ -30,8 +30,7 @@ RECEIVE_QUEUE: Final = 1
 taking them in, for seconds and hundreds of MiB, while somebody sends faster than it can."""
 REFUSED_MAX: Final = 4_096
 """libzmq also keeps what was refused, as long as the connection lives. After so many the socket is
-made anew, which ends all connections; whoever means well comes back and fetches what it missed.
-None is forgiven when it is cancelled: that may have been another connection."""
+made anew, which ends all connections; whoever means well comes back and fetches what it missed."""
 REBIND_S: Final = 0.05
 _MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
@@ -52,8 +51,11 @@ class Publisher:
         self._place = ("", 0)
         self._is_listening = False
         self._is_scheduled = False
-        self._refused = 0
+        self._refused: dict[bytes, int] = {}
+        """Subjects of connections that live, and how many times each was refused."""
+        self._refused_count = 0
         self._is_astray = False
+        """Whether libzmq does not know whose the subscriptions are that come now."""
 
     def bind(self, host: str, port: int) -> int:
         """Take a port, which the system chooses if it is 0, and return it. Raises zmq.ZMQError."""
@@ -69,7 +71,7 @@ class Publisher:
 
     def admit(self, subject: bytes) -> None:
         """Let the socket that has just asked for it have this subject."""
-        self._refused -= 1
+        self._count_refused(subject, -1)
         self._socket.setsockopt(zmq.SUBSCRIBE, subject)
 
     def publish(self, frames: Sequence[Buffer]) -> None:
@@ -109,38 +111,53 @@ class Publisher:
             return
         for _ in range(BURST):
             try:
-                message = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._is_astray = False
                 return
-            self._take(message)
-            if self._refused > REFUSED_MAX:
+            self._take(frame)
+            if self._refused_count > REFUSED_MAX:
                 self._begin_anew()
                 return
         self._schedule()
 
-    def _take(self, message: bytes) -> None:
+    def _take(self, frame: zmq.Frame) -> None:
+        message = frame.bytes
         subject = message[1:]
-        if message[:1] not in (b"\x00", b"\x01"):
-            # libzmq counts it as a subscription only when it is read, not when it comes in: up to
-            # the end of what is there it would mistake each subscriber for the one behind it.
-            # Whom this keeps out hears nothing, and asks again.
-            self._is_astray = True
-        elif self._is_astray:
-            return
-        elif message[:1] == b"\x01":
-            self._refused += 1  # unless it is admitted
-            self._wanted(subject)
+        match message[:1]:
+            case b"\x01":
+                self._count_refused(subject, 1)  # until it is admitted
+                if not self._is_astray:
+                    self._wanted(subject)
+            case b"\x00" if _is_of_ended(frame):
+                if subject in self._refused:
+                    self._count_refused(subject, -1)
+            case b"\x00":
+                # What was refused is not forgiven: somebody else may have asked for it.
+                if not self._is_astray:
+                    self._socket.setsockopt(zmq.UNSUBSCRIBE, subject)
+            case _:
+                # libzmq counts it as a subscription only when it is read, not when it comes in: up
+                # to the end of what is there it would mistake each subscriber for the one behind
+                # it. Whom this keeps out hears nothing, and asks again.
+                self._is_astray = True
+
+    def _count_refused(self, subject: bytes, change: int) -> None:
+        self._refused_count += change
+        count = self._refused.get(subject, 0) + change
+        if count:
+            self._refused[subject] = count
         else:
-            self._socket.setsockopt(zmq.UNSUBSCRIBE, subject)
+            del self._refused[subject]
 
     def _begin_anew(self) -> None:
         logger.warning(
             "%d subscriptions that nobody may have: the push listener ends all its connections",
-            self._refused,
+            self._refused_count,
         )
         self.close()
-        self._refused, self._is_astray = 0, False
+        self._refused.clear()
+        self._refused_count, self._is_astray = 0, False
         self._socket = self._make()
         self._rebind()
 
@@ -153,3 +170,12 @@ class Publisher:
             self._loop.call_later(REBIND_S, self._rebind)  # the old one is not quite closed yet
         else:
             self.listen()
+
+
+def _is_of_ended(frame: zmq.Frame) -> bool:
+    """Whether a connection's end has cancelled it, rather than somebody: it has no sender."""
+    try:
+        frame.get("Peer-Address")
+    except zmq.ZMQError:
+        return True
+    return False
