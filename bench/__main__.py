@@ -178,7 +178,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_table(lines: list[list[str]]) -> None:
+def print_table(lines: list[list[str]]) -> None:
+    """Columns as wide as they must be; the first is text."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [line[0].ljust(widths[0])]
@@ -204,9 +205,9 @@ def main() -> int:
     finally:
         if options.json:
             Path(options.json).write_text(json.dumps(run.as_dict(), indent=2) + "\n")
-    _print_table(targets.figures(run.results))
+    print_table(targets.figures(run.results))
     print()
-    _print_table(targets.table(run.results))
+    print_table(targets.table(run.results))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
     for error in run.errors:
         _say(f"failed: {error}")

@@ -47,7 +47,7 @@ class Raw:
     def ask(self, api: Api, fields: dict[str, Any]) -> dict[str, Any]:
         """One request and its answer; nothing else may be in flight. Raises RawError."""
         self._send(api, fields)
-        return self._receive()[0]
+        return self.receive()[0]
 
     def create(self, topic: str, partitions: int) -> bytes:
         """A new topic; its id."""
@@ -72,17 +72,17 @@ class Raw:
         seeds = [log_seed(topic_id, partition) for partition in range(partitions)]
         left = -(-count // len(batch))
         total = left * len(batch)
-        self._produce(topic_id, 0, seeds[0], batch)
-        self._receive()
+        self.put(topic_id, 0, seeds[0], batch)
+        self.receive()
         flying = turn = 0
         meter = Meter(self._pid)
         while left or flying:
             while left and flying < in_flight:
-                self._produce(topic_id, turn, seeds[turn], batch)
+                self.put(topic_id, turn, seeds[turn], batch)
                 turn = (turn + 1) % partitions
                 left -= 1
                 flying += 1
-            self._receive()
+            self.receive()
             flying -= 1
         return meter.stop("produce", total, len(batch[0]), partitions=partitions)
 
@@ -99,8 +99,8 @@ class Raw:
         while answered < count:
             while len(began) - answered < in_flight and len(began) < count:
                 began.append(perf_counter_ns())
-                self._produce(topic_id, 0, seed, [next(source)])
-            self._receive()
+                self.put(topic_id, 0, seed, [next(source)])
+            self.receive()
             latency.record(perf_counter_ns() - began[answered])
             answered += 1
         return meter.stop("single", count, len(values[0]), latency)
@@ -120,7 +120,7 @@ class Raw:
                     "rx": self._read_bytes,
                 },
             )
-            for body in self._receive()[1]:
+            for body in self.receive()[1]:
                 self._read_bytes += len(body)
                 for batch in decode_batches(body, seed, "t", 0):
                     seen += len(batch.values)
@@ -131,7 +131,8 @@ class Raw:
         """Let go."""
         self._socket.close(0)
 
-    def _produce(self, topic_id: bytes, partition: int, seed: int, values: list[Any]) -> None:
+    def put(self, topic_id: bytes, partition: int, seed: int, values: list[Any]) -> None:
+        """Send one batch."""
         batch = encode_batch(seed, values, timestamp_ms=time_ns() // 1_000_000)
         fields = {"acks": ACKS_ALL, "batches": [(topic_id, partition)]}
         self._send(Api.PRODUCE, fields, batch)
@@ -142,7 +143,8 @@ class Raw:
         frames = [header] if body is None else [header, body]
         self._socket.send_multipart(frames, copy=body is None or len(body) < 65_536)
 
-    def _receive(self) -> tuple[dict[str, Any], list[memoryview]]:
+    def receive(self) -> tuple[dict[str, Any], list[memoryview]]:
+        """The next answer, to whatever it is. Raises RawError."""
         frames = self._socket.recv_multipart(copy=False)
         fields = decode_reply_header(frames[0].bytes)[3]
         failed = fields.get("error") or next(

@@ -12,7 +12,6 @@ import msgpack
 from zmqmq.wire.apis import Api
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-_READY = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
 MORE = 1
 
 
@@ -26,7 +25,11 @@ class Wire:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(20)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.connect((host, int(port)))
+        try:
+            self.socket.connect((host, int(port)))
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -34,11 +37,12 @@ class Wire:
     def __exit__(self, *exception: object) -> None:
         self.socket.close()
 
-    def shake(self) -> Self:
+    def shake(self, kind: str = "DEALER") -> Self:
         """The greeting of both sides, and READY."""
+        ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind.encode()
         self.socket.sendall(GREETING)
         self._exactly(64)
-        self.socket.sendall(bytes([4, len(_READY)]) + _READY)
+        self.socket.sendall(bytes([4, len(ready)]) + ready)
         self.frame()
         return self
 
