@@ -32,8 +32,9 @@ HEALING_NS: Final = 60 * SECOND
 """In so much time all partitions are led and in sync again, and every one takes records."""
 ENDING_NS: Final = 90 * SECOND
 """In so much time whatever clients have asked for has an outcome: more than any time-out."""
-READING_NS: Final = 120 * SECOND
-"""In so much time consumers have got everything, also those that ask for little at a time."""
+READING_NS: Final = 300 * SECOND
+"""In so much time consumers have got everything: also one that asks for a few records at a time,
+in the worst weather, and that first has to hear of a partition (METADATA)."""
 DRAINING_NS: Final = 60 * SECOND
 
 
