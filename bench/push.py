@@ -91,7 +91,7 @@ def latency(rounds: int, records: int) -> list[list[str]]:
         for mode in MODES:
             with fresh_folder(None) as folder, broker(folder) as server:
                 settle()
-                acknowledged, seen = _latency(server, folder, mode, records)
+                acknowledged, seen = waited(server, folder, mode, records)
             taken.setdefault(f"acknowledged ({mode})", []).append(acknowledged)
             taken.setdefault(f"consumed by {mode}", []).append(seen)
             _say(f"{mode}: acknowledged {acknowledged['p50_us']}, consumed {seen['p50_us']} us")
@@ -107,9 +107,10 @@ def latency(rounds: int, records: int) -> list[list[str]]:
     return lines
 
 
-def _latency(
+def waited(
     server: Server, folder: Path, mode: str, records: int
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Times until the acknowledgement, and until a consumer in another process has the record."""
     latency = Histogram()
     with zmqmq.connect(server.address) as client:
         client.topics.create(TOPIC)
@@ -152,7 +153,7 @@ def throughput(rounds: int, rate: int) -> list[list[str]]:
                     with fresh_folder(None) as folder, broker(folder) as server:
                         settle()
                         taken[mode].append(
-                            _follow(server, folder, mode, kind, count, batches, rate)
+                            followed(server, folder, mode, kind, count, batches, rate)
                         )
                 pair = [taken[mode][-1]["records_per_second"] for mode in MODES]
                 _say(f"{count} records as {kind}: push {pair[0]:,.0f}, pull {pair[1]:,.0f}")
@@ -179,9 +180,10 @@ def throughput(rounds: int, rate: int) -> list[list[str]]:
     return lines
 
 
-def _follow(
+def followed(
     server: Server, folder: Path, mode: str, kind: str, count: int, batches: int, rate: int
 ) -> dict[str, Any]:
+    """What a consumer in another process used and reached, while batches were produced."""
     values = random_values(RECORD_BYTES, count)
     with zmqmq.connect(server.address) as client:
         client.topics.create(TOPIC)

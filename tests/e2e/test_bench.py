@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from bench import fanout, push, targets
 from bench import server as bench_server
-from bench import targets
 from bench.workloads import SIDES, WORKLOADS, scaled
 from tests.e2e.command_line import CLI, FORMATS, start_broker, stop
 from zmqmq.bench.consume import consume_batches, consume_records, end_to_end
@@ -245,3 +245,41 @@ def test_every_target_asks_for_something_that_is_measured() -> None:
         for figure in (row.ours, row.other):
             if figure is not None and figure.workload != targets.BROKER:
                 assert (figure.workload, figure.side) in measured, row.what
+
+
+def test_fan_out_is_counted_on_both_sides(tmp_path: Path) -> None:
+    """Every subscriber has every batch, or it would not end."""
+    with bench_server.fresh_folder(tmp_path) as folder:
+        bare = fanout.from_bare(folder, 3, 1_000, 200)
+    with (
+        bench_server.fresh_folder(tmp_path) as folder,
+        bench_server.broker(folder) as server,
+    ):
+        ours = fanout.from_broker(server, folder, 3, 1_000, 200)
+
+    assert bare.delivered == ours.delivered == 600
+    assert bare.seconds > 0
+    assert ours.seconds > 0
+
+
+@pytest.mark.parametrize("mode", push.MODES)
+def test_times_until_a_consumer_has_a_record(tmp_path: Path, mode: push.Mode) -> None:
+    with (
+        bench_server.fresh_folder(tmp_path) as folder,
+        bench_server.broker(folder) as server,
+    ):
+        for times in push.waited(server, folder, mode, 20):
+            assert all((times[name] or 0) > 0 for name in TIMES)
+
+
+@pytest.mark.parametrize("mode", push.MODES)
+@pytest.mark.parametrize("kind", ["batches", "records"])
+def test_a_consumer_at_the_heels_of_a_producer(tmp_path: Path, mode: push.Mode, kind: str) -> None:
+    with (
+        bench_server.fresh_folder(tmp_path) as folder,
+        bench_server.broker(folder) as server,
+    ):
+        done = push.followed(server, folder, mode, kind, 10, 50, 0)
+
+    assert done["records"] == 500
+    assert done["fetched"] >= 0
