@@ -9,6 +9,10 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
+from zmqmq.client.driver import Driver
+from zmqmq.client.machines.core import Core
+from zmqmq.client.machines.effects import OpenSubscriber, Subscribe
+from zmqmq.client.system_chance import SystemChance
 from zmqmq.runtime.publisher import REFUSED_MAX, Publisher
 
 Socket = zmq.Socket[bytes]
@@ -149,3 +153,26 @@ def test_what_was_refused_is_forgiven_with_the_end_of_its_connection(
 
     asyncio.run(main())
     assert not begun
+
+
+def test_a_client_has_all_its_subjects_also_after_a_reconnection() -> None:
+    """To a SUB socket subscriptions are messages, and what its queue does not take is lost."""
+
+    async def main() -> None:
+        with bench() as b:
+            b.publisher.listen()
+            driver = Driver(
+                asyncio.get_running_loop(), Core(("127.0.0.1:1",), "t", 1_000, SystemChance())
+            )
+            subjects = [b"s%d." % number for number in range(500)]
+            driver.core.effects.append(OpenSubscriber(1_000, f"127.0.0.1:{b.port}"))
+            driver.core.effects.extend(Subscribe(1_000, subject) for subject in subjects)
+            driver.pump_soon()
+            await until(lambda: len(b.wanted) == len(subjects))
+            b.wanted.clear()
+            b.publisher._begin_anew()
+            await until(lambda: len(b.wanted) == len(subjects))
+            driver.close()
+            assert sorted(b.wanted) == sorted(subjects)
+
+    asyncio.run(main())

@@ -240,11 +240,10 @@ class Consumer(Reader):
         self._aio.resolve(promise)
 
     async def _commit(self, offsets: Offsets) -> None:
+        self.note_committed(offsets)
         if self._local is None:
-            self.note_committed(dict(offsets))
             await self._aio.call(self._commit_now, offsets)
         else:
-            self.note_committed(self._local.those_read(offsets))
             notes = await self._aio.run(self._local.commit(self._operations, offsets))
             await asyncio.to_thread(self._local.write, notes)
 

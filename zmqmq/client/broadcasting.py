@@ -19,11 +19,11 @@ from zmqmq.client.machines.commits import Offsets
 from zmqmq.client.machines.core import Core
 from zmqmq.client.machines.effects import Promise, Rejected, Resolved
 from zmqmq.client.machines.routing import Routing
-from zmqmq.client.machines.stream import EPOCH_UNKNOWN, Stream, is_offset
+from zmqmq.client.machines.stream import EPOCH_UNKNOWN, Stream
 from zmqmq.client.offsets_file import Entry, OffsetsFile, default_folder
 from zmqmq.client.operations import Ask, Operation, Operations
 from zmqmq.client.options import ConsumerOptions
-from zmqmq.errors import ClosedError, Code, UsageError, ZmqmqError, refusal
+from zmqmq.errors import ClosedError, Code, ZmqmqError, refusal
 
 Key = tuple[str, int]
 
@@ -86,16 +86,6 @@ class LocalOffsets:
             if self._file is not None:
                 self._file.close()
             self._file = None
-
-    def those_read(self, offsets: Offsets) -> dict[Key, int]:
-        """Of a commit by hand what automatic commits must not go back behind from now on.
-
-        They could while it is being written, which takes long. Raises UsageError.
-        """
-        for (name, partition), offset in offsets.items():
-            if not is_offset(offset):
-                raise UsageError(f"{name}/{partition}: {offset!r} is no offset")
-        return {key: offset for key, offset in offsets.items() if key in self.streams}
 
     def commit(self, operations: Operations, offsets: Offsets) -> Operation[Notes]:
         """Take a commit in, to be written after all that came before."""

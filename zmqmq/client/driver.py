@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import random
-import struct
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,9 +41,10 @@ from zmqmq.client.machines.effects import (
     Unsubscribe,
 )
 from zmqmq.client.machines.producer import Producer
+from zmqmq.client.monitor import MONITORED, link_of
 from zmqmq.client.servers import endpoint_of, look_up
 from zmqmq.errors import ClosedError, DisconnectedError, UsageError
-from zmqmq.wire.apis import PUSH_QUEUE
+from zmqmq.wire.apis import PUSH_BYTES_MAX, PUSH_QUEUE
 
 BURST: Final = 64
 """Messages read from one socket before others get their turn."""
@@ -55,17 +55,6 @@ GOODBYE_LINGER_MS: Final = 50
 SEND_AGAIN: Final = 0.002
 """Seconds until the next attempt to send, if the socket does not say first that it has room."""
 
-_EVENT = struct.Struct("=hi")
-_LINKS: Final = {
-    int(zmq.EVENT_CONNECTED): Link.CONNECTED,
-    int(zmq.EVENT_CONNECT_RETRIED): Link.REFUSED,
-    int(zmq.EVENT_CLOSED): Link.REFUSED,
-    int(zmq.EVENT_DISCONNECTED): Link.LOST,
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): Link.BAD_HANDSHAKE,
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): Link.BAD_HANDSHAKE,
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): Link.BAD_HANDSHAKE,
-}
-_MONITORED: Final = sum(_LINKS)
 # As plain numbers: arithmetic on enum members costs as much as a system call.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
@@ -327,11 +316,13 @@ class Driver:
 
     def _open_wire(self, number: int, address: str, kind: int) -> None:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
+        # To a SUB subscriptions are messages, lost where there is no room. To a DEALER comes only
+        # what was asked for, and a finite queue for that can abort (zeromq.md 0).
+        queues = (0, PUSH_QUEUE, PUSH_BYTES_MAX) if kind == zmq.SUB else (64, 0, -1)
         for option, value in (
-            (zmq.SNDHWM, 64),
-            # What was asked for bounds it; a finite one can abort (zeromq.md 0). What is published
-            # nobody has asked for.
-            (zmq.RCVHWM, PUSH_QUEUE if kind == zmq.SUB else 0),
+            (zmq.SNDHWM, queues[0]),
+            (zmq.RCVHWM, queues[1]),
+            (zmq.MAXMSGSIZE, queues[2]),
             (zmq.LINGER, 0),
             (zmq.IPV6, 1),
             (zmq.RECONNECT_IVL, random.randint(100, 500)),  # noqa: S311
@@ -343,7 +334,7 @@ class Driver:
             (zmq.TCP_KEEPALIVE_CNT, 3),
         ):
             socket.setsockopt(option, value)
-        monitor = socket.get_monitor_socket(_MONITORED)
+        monitor = socket.get_monitor_socket(MONITORED)
         wire = self._wires[number] = _Wire(number, socket, monitor)
         self._loop.add_reader(wire.descriptors[0], self._drain, wire)
         self._loop.add_reader(wire.descriptors[1], self._drain_monitor, wire)
@@ -458,7 +449,7 @@ class Driver:
                 event = wire.monitor.recv_multipart(zmq.NOBLOCK)[0]
             except zmq.Again:
                 return
-            link = _LINKS.get(_EVENT.unpack(event)[0])
+            link = link_of(event)
             if link is not None:
                 self._link(wire, link)
 

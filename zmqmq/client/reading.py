@@ -23,8 +23,9 @@ from zmqmq.client.arguments import hooks, place_of
 from zmqmq.client.broadcasting import LocalOffsets
 from zmqmq.client.driver import Driver
 from zmqmq.client.hand import Hand, uncollected
+from zmqmq.client.machines.commits import Offsets
 from zmqmq.client.machines.consumer import Consumer as ConsumerMachine
-from zmqmq.client.machines.stream import Chunk, Place, PlaceKind
+from zmqmq.client.machines.stream import Chunk, Place, PlaceKind, is_offset
 from zmqmq.client.options import STORED_BY_NOBODY, ConsumerOptions
 from zmqmq.client.trimmed import TrimmedBatch, trimmed
 from zmqmq.errors import ClosedError, ConfigError, CorruptDataError, UsageError, ZmqmqError
@@ -71,6 +72,8 @@ class Reader:
         """What may be committed."""
         self._handed: dict[Key, int] = {}
         """What may be committed once the next is asked for."""
+        self._committed: dict[Key, int] = {}
+        """What was committed by hand: automatic commits do not go back behind it."""
         self._hand: Hand | None = None
         self._is_iterating = False
         """Whether records are handed out one by one, rather than as lists."""
@@ -172,6 +175,8 @@ class Reader:
     def consumed(self) -> dict[Key, int]:
         """What may be committed now; never past the record in the user's hands."""
         consumed = dict(self._consumed)
+        for key, offset in self._committed.items():
+            consumed[key] = max(consumed.get(key, 0), offset)
         hand = self._hand
         if hand is not None and self._is_iterating and hand.given > 0:
             consumed[hand.key] = max(consumed.get(hand.key, 0), hand.in_hand)
@@ -185,9 +190,14 @@ class Reader:
             done[hand.key] = hand.end
         return done
 
-    def note_committed(self, offsets: dict[Key, int]) -> None:
-        """The user has committed these: what is committed automatically does not go back."""
-        self._consumed |= offsets
+    def note_committed(self, offsets: Offsets) -> None:
+        """The user commits these: what is committed automatically does not go back, also while
+        they are on their way. Raises UsageError."""
+        for (name, partition), offset in offsets.items():
+            if not is_offset(offset):
+                raise UsageError(f"{name}/{partition}: {offset!r} is no offset")
+        streams = self.machine.streams
+        self._committed |= {key: offset for key, offset in offsets.items() if key in streams}
 
     def settle(self) -> None:
         """The next is asked for: what was handed out before counts as consumed."""
@@ -209,6 +219,8 @@ class Reader:
             try:
                 batch = next(self._batches, None)
             except CorruptDataError:
+                if self._fetch_instead():
+                    continue
                 self._stop_reading_chunk()
                 raise
             if batch is None:
@@ -316,6 +328,7 @@ class Reader:
         self._stream_of(topic, partition)
         generation = self._forget(topic, partition)
         self._consumed.pop((topic, partition), None)
+        self._committed.pop((topic, partition), None)
         self._handed.pop((topic, partition), None)
         if place.kind is PlaceKind.OFFSET:
             self._positions[topic, partition] = place.number
@@ -418,6 +431,18 @@ class Reader:
             if errors:
                 raise errors.popleft()
         return False
+
+    def _fetch_instead(self) -> bool:
+        """Whether what is damaged was published: that is as good as lost, and fetched."""
+        chunk = self._chunk
+        if chunk is None or not chunk.is_pushed:
+            return False
+        key = chunk.stream.topic, chunk.stream.partition
+        position = self._positions.get(key, chunk.position)
+        generation = self._forget(*key)
+        self._positions[key] = position
+        self._driver.post(self._seek_now, *key, generation, Place(PlaceKind.OFFSET, position))
+        return True
 
     def _stop_reading_chunk(self) -> None:
         """A batch is damaged: nothing behind it is handed out, until the user seeks."""

@@ -241,11 +241,10 @@ class Consumer(Reader):
         self._io.resolve(promise)
 
     def _commit(self, offsets: Offsets) -> None:
+        self.note_committed(offsets)
         if self._local is None:
-            self.note_committed(dict(offsets))
             self._io.call(self._commit_now, offsets)
         else:
-            self.note_committed(self._local.those_read(offsets))
             notes = self._io.run(self._local.commit(self._operations, offsets))
             self._local.write(notes)
 

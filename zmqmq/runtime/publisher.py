@@ -107,7 +107,10 @@ class Publisher:
 
     def _drain(self) -> None:
         self._is_scheduled = False
-        if self._socket.closed or not has_input(self._socket):
+        if self._socket.closed:
+            return
+        if not has_input(self._socket):
+            self._is_astray = False
             return
         for _ in range(BURST):
             try:
@@ -162,8 +165,8 @@ class Publisher:
         self._rebind()
 
     def _rebind(self) -> None:
-        if self._context.closed:
-            return
+        if self._socket.closed:
+            return  # this was due when it was closed
         try:
             self.bind(*self._place)
         except zmq.ZMQError:

@@ -41,7 +41,7 @@ class Broadcasting(WorldReader):
     def commit(self, places: dict[tuple[str, int], int] | None = None) -> None:
         """As the sync consumer's, with the world for an I/O thread."""
         chosen = self.handed_out() if places is None else places
-        self.note_committed(self.local.those_read(chosen))
+        self.note_committed(chosen)
         operation = self.local.commit(None, chosen)  # type: ignore[arg-type] - all are read
         promise = Promise()
         ask = next(operation)

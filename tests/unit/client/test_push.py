@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from tests.unit.client.scripted import Fetching, World, answer_fetch, id_of, stored_batch
+from tests.unit.client.test_reading import WorldReader
 from zmqmq.client.machines.push import IDLE_MAX, SILENCE_MAX
 from zmqmq.client.machines.pushed import JOIN_AGAIN, MISSED_MAX, UNPUSHED_MAX
 from zmqmq.client.machines.stream import Place, PlaceKind, end_of_batches
 from zmqmq.errors import Code, error_to_wire, refusal
 from zmqmq.wire.apis import Api, push_subject
+from zmqmq.wire.frame import encode_header
 
 MS = 1_000_000
 SUBJECT = push_subject(id_of("t"), 0)
@@ -334,8 +336,9 @@ def test_whoever_is_far_behind_leaves() -> None:
     assert consumer.got() == []
 
 
-def test_auto_pulls_what_is_too_large_to_be_pushed() -> None:
-    world, consumer = joined("auto")
+@pytest.mark.parametrize("mode", ["push", "auto"])
+def test_what_is_too_large_to_be_pushed_is_pulled(mode: str) -> None:
+    world, consumer = joined(mode)
     for number in range(UNPUSHED_MAX):
         at = 4 + 2 * number
         world.publish(end=at + 2)
@@ -343,6 +346,40 @@ def test_auto_pulls_what_is_too_large_to_be_pushed() -> None:
         if number + 1 < UNPUSHED_MAX:
             answer_fetch(world, world.take(Api.FETCH), {0: batch(at)}, end=at + 2)
     assert list(world.subscribers.values()) == [[]]
+
+
+def rejoins_after(mode: str, count: int, size: int, ms: int) -> float | None:
+    """How many seconds it pulls after so many pushes, one each `ms`; None: it goes on."""
+    world, consumer = joined(mode)
+    at = 4
+    for _ in range(count):
+        if not world.publish(batch(at, size=size), prev=at):
+            break
+        at += 2
+        consumer.got()
+        world.advance(ms)
+    if SUBJECT in next(iter(world.subscribers.values())):
+        return None
+    world.take_all(Api.SUBSCRIBE)
+    for tenth in range(700):
+        for sent in world.take_all(Api.FETCH):
+            answer_fetch(world, sent, {}, end=at)
+        for ping in world.take_all(Api.PING):
+            world.answer(ping, {"time_ms": 0})
+        if any(sent.api is Api.METADATA for sent in world.sent):
+            world.tell_metadata()
+        if world.take_all(Api.SUBSCRIBE):
+            return tenth / 10
+        world.advance(100)
+        world.publish(end=at)
+    raise AssertionError("it never comes back")
+
+
+def test_much_at_a_time_is_pulled_for_a_while() -> None:
+    assert rejoins_after("push", 200, 30_000, 1) == pytest.approx(2, abs=0.3)
+    assert rejoins_after("auto", 200, 30_000, 1) == pytest.approx(60, abs=0.3)
+    assert rejoins_after("push", 200, 30_000, 10) is None
+    assert rejoins_after("push", 2_000, 3_000, 1) is None
 
 
 @pytest.mark.parametrize("how", ["seek", "pause", "assign", "close"])
@@ -399,3 +436,91 @@ def test_whoever_leaves_before_the_answer_is_published_nothing() -> None:
     world.tell_subjects()
     assert world.subscribers == {}
     assert world.take(Api.SUBSCRIBE).fields["leave"] is True
+
+
+def test_silence_is_noticed_however_late_the_broker_answered() -> None:
+    consumer = pushed()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0, 4)}, end=4)
+    world.advance(1_500)
+    world.tell_subjects()
+    assert world.publish(end=4)
+    answer_fetch(world, world.take(Api.FETCH), {}, end=4)
+    for _ in range(6):
+        assert world.take_all(Api.FETCH) == []
+        world.advance(1_000)
+        for ping in world.take_all(Api.PING):
+            world.answer(ping, {"time_ms": 0})
+        if world.subscribers == {}:
+            break
+    assert fetched_from(world) == 4
+
+
+def test_who_leaves_does_not_end_what_another_consumer_has_just_asked_for() -> None:
+    world, first = joined()
+    second = Pushed(world, mode="push", start=Place(PlaceKind.OFFSET, 4))
+    answer_fetch(world, world.take(Api.FETCH), {}, end=4)
+    asked = world.take(Api.SUBSCRIBE)
+    world.core.remove_consumer(world.now, first.machine)
+    world.step()
+    assert world.take_all(Api.SUBSCRIBE) == []
+    world.sent.append(asked)
+    world.tell_subjects()
+    world.publish(batch(4), prev=4)
+    assert second.got() == [(4, 6)]
+    world.core.remove_consumer(world.now, second.machine)
+    world.step()
+    assert world.take(Api.SUBSCRIBE).fields["leave"] is True
+
+
+@pytest.mark.parametrize("subject", [b"\xff\xfe", b"", push_subject(id_of("t"), 1), "p."])
+def test_a_subject_that_is_another_one_is_as_good_as_refused(subject: object) -> None:
+    consumer = pushed()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {}, end=0)
+    world.answer(world.take(Api.SUBSCRIBE), {"subjects": [subject], "endpoint": "a:2"})
+    assert world.subscribers == {}
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0)}, end=2)
+    assert consumer.got() == [(0, 2)]
+
+
+def test_an_offset_that_nobody_can_have_is_not_taken() -> None:
+    world, consumer = joined()
+    data = bytearray(batch(4))
+    data[:8] = b"\xff" * 8
+    (socket,) = world.subscribers
+    header = encode_header(Api.PUSH, 0, {"prev": 4, "end": 6, "epoch": 1})
+    world.core.handle_message(world.now, socket, [SUBJECT, header, bytes(data)])
+    world.step()
+    assert consumer.got() == []
+    assert fetched_from(world) == 4
+
+
+def test_nothing_is_handed_out_behind_an_error() -> None:
+    consumer = pushed()
+    world = consumer.world
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0, 4)}, end=4)
+    assert consumer.got() == [(0, 4)]
+    world.tell_subjects()
+    world.refuse(world.take(Api.FETCH), Code.DENIED)
+    assert consumer.machine.errors
+    assert list(world.subscribers.values()) == [[]]
+    world.publish(batch(4), prev=4)
+    assert consumer.got() == []
+
+
+def test_a_damaged_push_is_as_good_as_lost() -> None:
+    world = World()
+    reader = WorldReader(world, mode="push", start=0)
+    world.greet()
+    world.tell_metadata()
+    answer_fetch(world, world.take(Api.FETCH), {0: batch(0, 4)}, end=4)
+    assert len(reader.give_records(10)) == 4
+    world.tell_subjects()
+    assert world.publish(end=4)
+    answer_fetch(world, world.take(Api.FETCH), {}, end=4)
+    bad = bytearray(batch(6))
+    bad[-1] ^= 1
+    world.publish(batch(4) + bytes(bad), prev=4)
+    assert [record.offset for record in reader.give_records(10)] == [4, 5]
+    assert fetched_from(world) == 6

@@ -326,3 +326,37 @@ def test_trimmed_batches_have_all_columns() -> None:
     assert batch.raw_headers is None
     assert batch.timestamps_ms == [START_MS]
     assert offsets(batch.records()) == [1]
+
+
+class TestCommitsByHand:
+    def test_automatic_ones_do_not_go_back_behind_them(self) -> None:
+        reader = reader_of(group="g")
+        bring(reader, 0, count=10)
+        assert len(reader.give_records(5)) == 5
+        reader.note_committed({T0: 8})
+        assert reader.consumed() == {T0: 8}
+        reader.give_records(1)
+        assert reader.consumed() == {T0: 8}
+        reader.give_records(4)
+        assert reader.give_records(1) == []
+        assert reader.consumed() == {T0: 10}
+
+    def test_what_is_not_read_is_not_committed_automatically(self) -> None:
+        reader = reader_of(group="g")
+        reader.note_committed({("nosuch", 0): 5, ("t", 7): 5})
+        assert reader.consumed() == {}
+
+    @pytest.mark.parametrize("offset", [-1, "5", None, 1 << 60])
+    def test_what_is_no_offset_is_refused(self, offset: Any) -> None:
+        reader = reader_of(group="g")
+        with pytest.raises(UsageError, match=r"t/0: .* is no offset"):
+            reader.note_committed({T0: offset})
+        assert reader.consumed() == {}
+
+    def test_a_seek_begins_anew(self) -> None:
+        reader = reader_of(group="g")
+        bring(reader, 0, count=10)
+        reader.give_records(5)
+        reader.note_committed({T0: 8})
+        reader.seek("t", 0, 2)
+        assert reader.consumed() == {}

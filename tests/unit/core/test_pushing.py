@@ -256,3 +256,23 @@ def test_consumers_near_the_same_position_share_one_read() -> None:
     # The publisher reads it, and nobody after it.
     assert told["shared_reads"] == 10
     assert 0 < told["read_cache_bytes"] < 1_000
+
+
+def test_heads_of_many_partitions_are_spread() -> None:
+    """All at once they would overflow the queue of who listens to all."""
+    world = World()
+    t = world.topic("t", 1_500)
+    client = world.client()
+    for at in (0, 750):
+        client.subscribe(*[t[n] for n in range(at, at + 750)])
+    told: set[bytes] = set()
+    for _ in range(25):
+        world.advance(50)
+        assert len(world.published) <= 94
+        told |= {frames[0] for frames in world.published}
+        world.published.clear()
+    assert len(told) == 1_500
+    for _ in range(40):
+        world.advance(50)
+        assert len(world.published) <= 94
+        world.published.clear()

@@ -26,6 +26,7 @@ from zmqmq.client.machines.effects import (
     Reply,
     Resolved,
 )
+from zmqmq.client.machines.limits import PARTITIONS_AT_ONCE
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.routing import MOVED, Routing
 from zmqmq.client.machines.stream import EPOCH_UNKNOWN, Stream
@@ -41,8 +42,6 @@ from zmqmq.errors import (
 )
 from zmqmq.wire.apis import Api
 
-PARTITIONS_AT_ONCE: Final = 1_000
-"""Partitions in one request: what surely fits a header of 64 KiB."""
 WAITING_MAX: Final = 256
 """Commits of one consumer that may wait for their turn."""
 

@@ -45,6 +45,7 @@ from zmqmq.client.machines.sources import Source, Sources, parts
 from zmqmq.client.machines.stream import (
     Asked,
     Chunk,
+    End,
     Place,
     PlaceKind,
     Stream,
@@ -127,6 +128,7 @@ class Consumer:
         self._asked_bytes = 0
         """What the fetches that are not answered may bring."""
         self._fetches: dict[Connection, int] = {}
+        self._turns = 0
         self._commit_every = options.auto_commit_ms * MS
         self._commit_at = 0 if options.keeps_offsets and options.auto_commit else NEVER
         self._routing_version = -1
@@ -287,7 +289,10 @@ class Consumer:
             self.start_errors.append(error)
         self._effects.append(Fetched(self._promise))
 
-    def _fail(self, error: ZmqmqError) -> None:
+    def _give_up(self, now: int, stream: Stream, error: ZmqmqError) -> None:
+        """Only a seek can mend this."""
+        self._pushed.leave(now, stream, "stopped")
+        stream.is_stopped = True
         self.errors.append(error)
         self._effects.append(Fetched(self._promise))
 
@@ -297,6 +302,9 @@ class Consumer:
         ready = [s for s in self.streams.values() if s.can_fetch(now)]
         if not ready:
             return
+        # Where there is no room for all, no partition shall always be the one that waits. The dict
+        # keeps its order: other threads look at it.
+        ready.sort(key=lambda stream: stream.turn)
         by_source: dict[Source, list[Stream]] = {}
         for stream in ready:
             source = self._source_of(now, stream)
@@ -323,13 +331,11 @@ class Consumer:
     def _source_of(self, now: int, stream: Stream) -> Source | None:
         refused = self._routing.unknown.get(stream.topic)
         if refused is not None:
-            stream.is_stopped = True
-            self._fail(refused)
+            self._give_up(now, stream, refused)
             return None
         topic = self._routing.topics.get(stream.topic)
         if topic is not None and stream.topic_id not in (b"", topic.id):
-            stream.is_stopped = True
-            self._fail(made_anew(stream))
+            self._give_up(now, stream, made_anew(stream))
             return None
         return self._sources.of(now, stream)
 
@@ -342,7 +348,7 @@ class Consumer:
         entries = []
         for stream in streams:
             stream.request = token
-            self._put_last(stream)
+            stream.turn = self._turns = self._turns + 1
             topic, partition, position = topics[stream.topic], stream.partition, stream.position
             stream.topic_id = topic.id
             epoch, last_epoch = topic.epochs[partition], stream.last_epoch
@@ -398,7 +404,7 @@ class Consumer:
                 if len(entry) > 3:
                     self._sources.note_nearby(now, stream, entry[3])
                 if data is not None:
-                    self._take(stream, topic_id, position, data)
+                    self._take(now, stream, topic_id, position, data)
                     has_news = True
                 has_news |= stream.is_done
                 if not source.is_copy:
@@ -415,28 +421,25 @@ class Consumer:
         ready = self.buffered_bytes
         return self._options.prefetch_bytes - ready if ready else REPLY_BYTES_MAX
 
-    def _take(self, stream: Stream, topic_id: bytes, position: int, data: Body) -> None:
+    def _take(self, now: int, stream: Stream, topic_id: bytes, position: int, data: Body) -> None:
         try:
-            next_offset, epoch, since = end_of_batches(data)
+            end = end_of_batches(data)
         except CorruptDataError as error:
-            stream.is_stopped = True
-            self._fail(CorruptDataError(f"{stream!r}: {error}"))
+            self._give_up(now, stream, CorruptDataError(f"{stream!r}: {error}"))
             return
-        self.received += len(data)
-        self.chunks.append(
-            Chunk(stream, stream.generation, topic_id, position, stream.stop_at, data)
-        )
-        stream.advance(max(next_offset, position), epoch, since)
-        self._put_last(stream)
+        generation, stop_at = stream.generation, stream.stop_at
+        self._add(Chunk(stream, generation, topic_id, position, stop_at, data), end)
+        stream.turn = self._turns = self._turns + 1  # answers are filled in the order of questions
 
-    def _put_last(self, stream: Stream) -> None:
-        # Where there is no room for all, no partition shall always be the one that waits.
-        key = stream.topic, stream.partition
-        self.streams[key] = self.streams.pop(key)
-
-    def _take_published(self, stream: Stream, data: Body) -> None:
-        self._take(stream, stream.topic_id, stream.position, data)
+    def _take_published(self, stream: Stream, data: Body, end: End) -> None:
+        place = stream.generation, stream.topic_id, stream.position
+        self._add(Chunk(stream, *place, None, data, is_pushed=True), end)
         self._effects.append(Fetched(self._promise))
+
+    def _add(self, chunk: Chunk, end: End) -> None:
+        self.received += len(chunk.data)
+        self.chunks.append(chunk)
+        chunk.stream.advance(max(end.next_offset, chunk.position), end.epoch, end.since)
 
     def _refused(self, now: int, stream: Stream, source: Source, error: ZmqmqError) -> None:
         """Nothing came of a stream: try again, go elsewhere, or tell the caller."""
@@ -450,8 +453,7 @@ class Consumer:
                 stream.moved_at = self._routing.version
             self._back_off(now, stream)
         else:
-            stream.is_stopped = True
-            self._fail(error)
+            self._give_up(now, stream, error)
 
     def _back_off(self, now: int, stream: Stream) -> None:
         stream.retries += 1
@@ -477,8 +479,7 @@ class Consumer:
             stream.position, stream.last_epoch = log_start, None
             self._effects.append(Fetched(self._promise))
         elif "parted" in error.hints:
-            stream.is_stopped = True
-            self._fail(error)
+            self._give_up(now, stream, error)
         else:
             stream.request = token = object()
             questions = [Question(stream.topic, stream.partition, "end")]
@@ -494,7 +495,6 @@ class Consumer:
         stream.request = None
         (end,) = answers.values()
         if isinstance(end, int) and end < stream.position:
-            stream.is_stopped = True
-            self._fail(error)
+            self._give_up(now, stream, error)
         else:
             self._back_off(now, stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from zmqmq.model.limits import (
     BATCH_BYTES_MAX,
@@ -11,6 +12,9 @@ from zmqmq.model.limits import (
     REQUEST_BYTES_MAX,
 )
 from zmqmq.wire.frame import Fields
+
+PARTITIONS_AT_ONCE: Final = 1_000
+"""Partitions in one request: what surely fits a header of 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,19 +29,23 @@ from zmqmq.client.machines.effects import (
     Subscribe,
     Unsubscribe,
 )
+from zmqmq.client.machines.limits import PARTITIONS_AT_ONCE
 from zmqmq.client.machines.network import Network
 from zmqmq.errors import ProtocolError, WireError
-from zmqmq.wire.apis import PUSHED, Api
+from zmqmq.wire.apis import PUSHED, Api, push_subject
 from zmqmq.wire.frame import decode_reply_header
 from zmqmq.wire.schema import reader
 
 SILENCE_MAX: Final = 3 * SECOND
 """Three HEADs that did not come."""
+BULK_BYTES: Final = 4 << 20
+BULK_TIME: Final = SECOND // 4
+BULK_SIZE: Final = 16 << 10
+"""So many bytes in so short a time, in messages that are as large on average, are better pulled:
+one fetch brings what ten such messages do."""
 LOOK_EVERY: Final = SECOND
 IDLE_MAX: Final = 10 * SECOND
 """So long a socket without subjects is kept: a consumer that is behind comes back soon."""
-PARTITIONS_AT_ONCE: Final = 1_000
-"""Partitions in one request: what surely fits a header of 64 KiB."""
 
 _read_push = reader(PUSHED[Api.PUSH])
 _read_head = reader(PUSHED[Api.HEAD])
@@ -66,7 +70,10 @@ class Subscription:
     """See the module. Ended by `Push`, or by whoever made it."""
 
     __slots__ = (
+        "_bytes",
         "_connection",
+        "_messages",
+        "_since",
         "_socket",
         "epoch",
         "feed",
@@ -96,13 +103,26 @@ class Subscription:
         self.epoch = epoch
         self.take = take
         self.feed: Feed | None = None
-        self.subject = b""
+        self.subject = push_subject(topic_id, partition)
         self.heard_at = now
         self.is_heard = False
         """Whether anything has come: from then on whatever is committed does, or leaves a gap."""
         self.has_ended = False
         self.missed = 0
         """For the consumer: how often it could not use what came, in a row."""
+        self._bytes = self._messages = 0
+        self._since = now
+        """What was taken since then."""
+
+    def is_bulk(self, now: int, size: int) -> bool:
+        """Something was taken; whether a fetch would bring the like of it with less ado."""
+        self._bytes += size
+        self._messages += 1
+        if self._bytes < BULK_BYTES:
+            return False
+        is_much = now - self._since < BULK_TIME and self._bytes >= self._messages * BULK_SIZE
+        self._bytes, self._messages, self._since = 0, 0, now
+        return is_much
 
     @property
     def connection(self) -> Connection:
@@ -144,6 +164,8 @@ class Push:
         self.news = news
         self._asked: list[Subscription] = []
         """Wished for, and the broker is to be asked."""
+        self._under_way: dict[Subscription, None] = {}
+        """The broker was asked."""
         self._feeds: dict[str, Feed] = {}
         self._by_socket: dict[int, Feed] = {}
         self._look_at = NEVER
@@ -183,7 +205,7 @@ class Push:
             feed.idle_since = now
         self.effects.append(Unsubscribe(feed.socket, subscription.subject))
         if not is_over:
-            self._tell(now, subscription)
+            self._tell_left(now, subscription)
 
     def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> bool:
         """Something was published; whether the socket is one of ours."""
@@ -220,7 +242,6 @@ class Push:
     def pump(self, now: int) -> None:
         """Ask brokers, and give up what is silent."""
         if self._asked:
-            self._look_at = min(self._look_at, now + LOOK_EVERY)
             asked, self._asked = self._asked, []
             by_connection: dict[Connection, list[Subscription]] = {}
             for subscription in asked:
@@ -228,7 +249,9 @@ class Push:
                     by_connection.setdefault(subscription.connection, []).append(subscription)
             for connection, wished in by_connection.items():
                 for at in range(0, len(wished), PARTITIONS_AT_ONCE):
-                    self._ask(now, connection, wished[at : at + PARTITIONS_AT_ONCE])
+                    part = wished[at : at + PARTITIONS_AT_ONCE]
+                    self._under_way.update(dict.fromkeys(part))
+                    self._ask(now, connection, part)
         if now >= self._look_at:
             self._look(now)
 
@@ -241,6 +264,7 @@ class Push:
         for feed in tuple(self._feeds.values()):
             self._end_feed(feed)
         self._asked.clear()
+        self._under_way.clear()
         self._look_at = NEVER
 
     def _ask(self, now: int, connection: Connection, wished: list[Subscription]) -> None:
@@ -252,38 +276,42 @@ class Push:
     def _answered(self, wished: list[Subscription], now: int, answer: Reply | Failure) -> None:
         subjects = answer.fields.get("subjects") if isinstance(answer, Reply) else None
         address = answer.fields.get("endpoint") if isinstance(answer, Reply) else None
-        is_told = type(subjects) is list and len(subjects) == len(wished) and type(address) is str
-        if not is_told or not address:
+        if type(subjects) is not list or len(subjects) != len(wished) or type(address) is not str:
             subjects = [None] * len(wished)
-        assert type(subjects) is list
         self.news.is_fresh = True
-        for subscription, subject in zip(wished, subjects, strict=True):
-            if type(subject) is not bytes:
+        for subscription in wished:
+            self._under_way.pop(subscription, None)
+        for subscription, told in zip(wished, subjects, strict=True):
+            subject = subscription.subject
+            if told != subject or not address:  # an error map, or nonsense
                 subscription.has_ended = True
                 continue
             if subscription.is_over:
-                known = self._feeds.get(str(address))
-                if known is None or subject not in known.subjects:
-                    self._tell(now, subscription)
+                self._tell_left(now, subscription)
                 continue
             feed = self._feed(now, str(address))
-            subscription.feed, subscription.subject = feed, subject
+            subscription.feed = feed
             subscription.heard_at = now
             if subject not in feed.subjects:
                 feed.subjects[subject] = []
                 self.effects.append(Subscribe(feed.socket, subject))
             feed.subjects[subject].append(subscription)
 
-    def _tell(self, now: int, subscription: Subscription) -> None:
-        """The broker need not publish it for us any more. Whether it hears so does not matter."""
-        fields = {"partitions": [(subscription.topic_id, subscription.partition)], "leave": True}
-        deadline = now + self._timeout
-        subscription.connection.request(now, Api.SUBSCRIBE, fields, (), deadline, _ignore)
+    def _tell_left(self, now: int, left: Subscription) -> None:
+        """The broker need not publish it for us any more, unless another consumer wants it. Whether
+        it hears so does not matter."""
+        others = [*self._asked, *self._under_way]
+        others += [s for feed in self._feeds.values() for s in feed.subjects.get(left.subject, ())]
+        if any(s.subject == left.subject and s.connection is left.connection for s in others):
+            return
+        fields = {"partitions": [(left.topic_id, left.partition)], "leave": True}
+        left.connection.request(now, Api.SUBSCRIBE, fields, (), now + self._timeout, _ignore)
 
     def _feed(self, now: int, address: str) -> Feed:
         feed = self._feeds.get(address)
         if feed is None:
             feed = Feed(now, self._network.new_socket(), address)
+            self._look_at = min(self._look_at, now + LOOK_EVERY)
             self._feeds[address] = self._by_socket[feed.socket] = feed
             self.effects.append(OpenSubscriber(feed.socket, address))
         return feed

@@ -12,24 +12,25 @@ from functools import partial
 from typing import Final
 
 from zmqmq.client.machines.connection import Connection
-from zmqmq.client.machines.effects import MS, Body, Observed
+from zmqmq.client.machines.effects import SECOND, Body, Observed
 from zmqmq.client.machines.push import Published, Push
 from zmqmq.client.machines.routing import Routing
-from zmqmq.client.machines.stream import Stream, end_of_batches
+from zmqmq.client.machines.stream import End, Stream, end_of_batches
 from zmqmq.client.options import ConsumerOptions
 from zmqmq.errors import CorruptDataError
 
-JOIN_AGAIN: Final = 5_000 * MS
+JOIN_AGAIN: Final = 5 * SECOND
 """How long a subscription is not asked for again that did not come to be."""
 MISSED_MAX: Final = 32
 """Whoever could not use so much of what came, in a row, is behind, and leaves the subject."""
 UNPUSHED_MAX: Final = 8
-"""With mode `auto`: so often in a row something was only announced, because it is too large."""
-PULL_FOR: Final = 60_000 * MS
-"""And so long records are pulled then."""
+"""So often in a row something was only announced, because it is too large: it is better pulled."""
+PULL_FOR: Final = 2 * SECOND
+"""So long they are then; with mode `auto` a minute."""
+PULL_LONG: Final = 60 * SECOND
 
-Taken = Callable[[Stream, Body], None]
-"""Called with a stream and what comes next in it."""
+Taken = Callable[[Stream, Body, End], None]
+"""Called with a stream, what comes next in it, and where that ends."""
 
 
 class Pushed:
@@ -43,7 +44,7 @@ class Pushed:
         room: Callable[[], int],
         taken: Taken,
     ) -> None:
-        self._is_auto = options.mode == "auto"
+        self._pull_for = PULL_LONG if options.mode == "auto" else PULL_FOR
         self._is_wanted = options.mode != "pull" and not options.stop_at_end
         self._prefetch_bytes = options.prefetch_bytes
         self._push = push
@@ -100,6 +101,8 @@ class Pushed:
             if self._take(stream, data):
                 # What is committed behind it comes next, or is announced: nothing is fetched yet.
                 subscription.missed = 0
+                if subscription.is_bulk(now, len(data)):
+                    self._pull(now, stream, "much at a time")
                 return
         stream.end = max(stream.end, end)
         if stream.position >= stream.end:
@@ -112,18 +115,23 @@ class Pushed:
             self._push.effects.append(Observed("push-gap", detail))
         if subscription.missed >= MISSED_MAX:
             self.leave(now, stream, "behind")
-        elif self._is_auto and data is None and subscription.missed >= UNPUSHED_MAX:
-            self.leave(now, stream, "too large")
-            stream.no_push_until = now + PULL_FOR
+        elif data is None and subscription.missed >= UNPUSHED_MAX:
+            self._pull(now, stream, "too large")
+
+    def _pull(self, now: int, stream: Stream, why: str) -> None:
+        """For a while that is better."""
+        self.leave(now, stream, why)
+        stream.no_push_until = now + self._pull_for
+        self._push.news.is_fresh = True
 
     def _take(self, stream: Stream, data: Body) -> bool:
         """Whether it was what comes next, or was seen already."""
         try:
-            next_offset = end_of_batches(data)[0]
+            end = end_of_batches(data)
         except CorruptDataError:
             return False  # a fetch tells whether it is the log that is damaged
-        if next_offset > stream.position:
+        if end.next_offset > stream.position:
             stream.request = None  # a fetch that is under way would bring the same
             stream.retries = stream.not_before = 0
-            self._taken(stream, data)
+            self._taken(stream, data, end)
         return True

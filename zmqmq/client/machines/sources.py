@@ -11,14 +11,13 @@ from typing import Any, Final, NamedTuple
 
 from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import SECOND
+from zmqmq.client.machines.limits import PARTITIONS_AT_ONCE
 from zmqmq.client.machines.network import Network
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.stream import Nearby, Stream
 
 NEARBY_FOR: Final = 60 * SECOND
 """So long a broker nearby is read from before the leader is asked again."""
-PARTITIONS_AT_ONCE: Final = 1_000
-"""Partitions in one fetch: what surely fits a header of 64 KiB."""
 UNHELPFUL_FOR: Final = 5 * SECOND
 """So long a copy that did not help is not asked, nor the leader for one that is near."""
 

@@ -73,6 +73,7 @@ class Stream:
         "subscription",
         "topic",
         "topic_id",
+        "turn",
         "unhelpful",
     )
 
@@ -114,6 +115,8 @@ class Stream:
 
         self.subscription: Subscription | None = None
         """Through which it is published to us."""
+        self.turn = 0
+        """Grows when it is asked for and when it has got something: the lowest is asked first."""
         self.no_push_until = 0
         """Until then it is not asked for: it did not help."""
 
@@ -195,6 +198,19 @@ class Chunk(NamedTuple):
     """What was asked for. The first batch may begin before it."""
     stop_at: int | None
     data: Body
+    is_pushed: bool = False
+    """Whether it was published, so that a fetch may bring what this one should have."""
+
+
+class End(NamedTuple):
+    """Where whole batches end."""
+
+    next_offset: int
+    """Behind the last of them."""
+    epoch: int
+    """Its leader epoch."""
+    since: int
+    """The offset of the first of them in that epoch."""
 
 
 def is_offset(value: object) -> bool:
@@ -202,9 +218,8 @@ def is_offset(value: object) -> bool:
     return type(value) is int and 0 <= value <= INTEGER_MAX
 
 
-def end_of_batches(data: Body) -> tuple[int, int, int]:
-    """The offset behind the last batch of a body frame, its leader epoch, and the offset of the
-    first batch of that epoch there, from the headers alone.
+def end_of_batches(data: Body) -> End:
+    """Where the batches of a body frame end, from the headers alone.
 
     The reader checks the checksums before it hands anything out; this only has to know where to
     fetch on. Raises CorruptDataError when the headers do not lead from one to the next.
@@ -223,8 +238,10 @@ def end_of_batches(data: Body) -> tuple[int, int, int]:
         if epoch != last:
             last, since = epoch, base
         next_offset = base + delta + 1
+        if next_offset > INTEGER_MAX:
+            raise CorruptDataError(f"batch at offset {base} says {delta} as its last delta")
         position += batch_size
-    return next_offset, last, since
+    return End(next_offset, last, since)
 
 
 def no_partition(name: str, partition: int, count: int) -> NotFoundError:

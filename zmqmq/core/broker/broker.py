@@ -112,6 +112,7 @@ class Broker(Parts):
     ) -> None:
         match event:
             case LogOpened(key, log):
+                self.cache.forget(key)
                 self.replicas.opened(key, log)
                 place = (key.topic_id, key.partition)
                 if isinstance(log, StorageError) and self.replicas.is_shared(place):
@@ -121,6 +122,7 @@ class Broker(Parts):
                     self.flushing.begin()  # at a start all of them together
                 self.damage.register_if_ready(now)
             case LogTruncated(key, log):
+                self.cache.forget(key)
                 self.replicas.truncated(now, key, log)
                 self.flushing.begin()
                 if isinstance(log, StorageError):
@@ -129,6 +131,7 @@ class Broker(Parts):
                     self.following.touch(log)
                     self.following.pump(now)
             case LogDeleted(key):
+                self.cache.forget(key)
                 self.replicas.deleted(now, key)
             case FormatWritten(error):
                 self.membership.format_written(now, error)

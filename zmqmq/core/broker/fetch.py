@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from zmqmq.core.broker.catalog import Catalog
 from zmqmq.core.broker.cold_reads import ColdReads
 from zmqmq.core.broker.copies import Copy, Nearest, open_copy
+from zmqmq.core.broker.fetch_request import Asked, Cold, Elsewhere, Entry, FetchRequest
 from zmqmq.core.broker.known_epochs import check_epochs
 from zmqmq.core.broker.options import ServingOptions
 from zmqmq.core.broker.outbox import Outbox
@@ -47,86 +48,6 @@ ENTRIES_WAITING_MAX: Final = 8_192
 
 DISK_WAIT_NS: Final = 10**9
 """How much longer than it was asked to wait a fetch waits for a disk or for credit."""
-
-
-class Elsewhere(NamedTuple):
-    """Not read here: another broker has the same, and is nearer (F11)."""
-
-    partition: Partition
-    broker_id: int
-
-
-class Asked(NamedTuple):
-    """What a fetch wants of one partition."""
-
-    source: Partition | Copy
-    offset: int
-    max_bytes: int
-
-
-Entry = Asked | Elsewhere | WireError
-"""One partition of a fetch: what is read there, or what is answered without reading."""
-
-
-class Cold(NamedTuple):
-    """What was asked of the disk."""
-
-    where: Place
-    asked: Asked
-
-
-class FetchRequest:
-    """One fetch, from its arrival to its answer."""
-
-    __slots__ = (
-        "_fetching",
-        "answers",
-        "asked",
-        "bodies",
-        "cold",
-        "correlation",
-        "done",
-        "end_ns",
-        "is_due",
-        "max_bytes",
-        "min_bytes",
-        "parked",
-        "session",
-        "taken_bytes",
-    )
-
-    def __init__(
-        self,
-        fetching: Fetching,
-        session: Session,
-        correlation: int,
-        asked: list[Entry],
-        min_bytes: int,
-        max_bytes: int,
-        end_ns: int,
-    ) -> None:
-        self._fetching = fetching
-        self.session = session
-        self.correlation = correlation
-        self.asked = asked
-        self.min_bytes = min_bytes
-        self.max_bytes = max_bytes
-        self.end_ns = end_ns
-        """When it is to be answered with what there is."""
-        self.answers: list[Any] = []
-        self.bodies: list[Buffer] = []
-        self.taken_bytes = 0
-        self.is_due = not all(isinstance(entry, Asked) for entry in asked)
-        """Whether something is to be told at once."""
-        self.parked = False
-        """Whether it is in the waiting lists of its partitions."""
-        self.cold: Cold | None = None
-        """What it waits for."""
-        self.done = False
-
-    def expire(self) -> None:
-        """Time is over: answer with what there is."""
-        self._fetching.expire(self)
 
 
 class Fetching:
@@ -187,7 +108,9 @@ class Fetching:
         asked = [self._entry(now, session, e, rack, copies=copies) for e in entries]
         end_ns = now.ns + max_wait_ms * 1_000_000
         max_bytes = min(max_bytes, REPLY_BYTES_MAX)
-        request = FetchRequest(self, session, correlation, asked, min_bytes, max_bytes, end_ns)
+        request = FetchRequest(
+            self.expire, session, correlation, asked, min_bytes, max_bytes, end_ns
+        )
         session.fetches[request] = None
         if max_wait_ms == 0 or request.is_due or self._is_ready(request):
             self._start(request)
@@ -228,7 +151,7 @@ class Fetching:
         """The disk has answered. The log that has failed by that, if it has."""
         if request.cold is None:
             return None
-        where, asked = request.cold
+        where, asked, rewinds = request.cold
         request.cold = None
         self._sessions.note_reading(request.session, -where.size)
         if request.done:
@@ -236,8 +159,9 @@ class Fetching:
             return None
         failed = None
         source = asked.source
-        if isinstance(source, Copy) and source.is_closed:
-            self._answer_error(request, source.refusal("was cut, or is another one now"))
+        if source.log.rewinds != rewinds or (isinstance(source, Copy) and source.is_closed):
+            why = f"{source.log.name} was cut, or is another one now"
+            self._answer_error(request, refusal(Code.NOT_LEADER, why))
         elif isinstance(data, StorageError):
             failed = source.log
             failed.fail(data)
@@ -457,7 +381,7 @@ class Fetching:
 
     def _ask_disk(self, request: FetchRequest, asked: Asked, where: Place) -> None:
         self._sessions.note_reading(request.session, where.size)
-        request.cold = Cold(where, asked)
+        request.cold = Cold(where, asked, asked.source.log.rewinds)
         self._reads.begin(where, partial(self._end_cold, request))
 
     def _answer_error(self, request: FetchRequest, error: WireError) -> None:

@@ -39,6 +39,8 @@ SUBJECTS_MAX: Final = 8_192
 AT_ONCE_MAX: Final = 4 << 20
 """Bytes that are published when a high watermark moves; behind more than that HEAD tells."""
 HEAD_EVERY_NS: Final = 10**9
+HEADS_AT_ONCE: Final = 64
+"""In one tick, or a sixteenth of all: more would overflow the queue of who listens to many."""
 
 
 class Subject:
@@ -143,11 +145,15 @@ class Pushing:
 
     def tick(self, now: Now) -> None:
         """Tell where partitions end: when a burst is over, and every second."""
+        room = max(HEADS_AT_ONCE, len(self._subjects) // 16)
         for subject in self._subjects.values():
-            if now.ns >= subject.head_ns or (subject.is_owed and not subject.is_running):
+            is_due = now.ns >= subject.head_ns or (subject.is_owed and not subject.is_running)
+            if is_due and room:
+                room -= 1
+                is_due = False
                 subject.head_ns = now.ns + HEAD_EVERY_NS
                 self._head(subject)
-            subject.is_owed = subject.is_running
+            subject.is_owed = is_due or subject.is_running
             subject.is_running = False
 
     def forget(self, session: Session) -> None:
@@ -181,8 +187,9 @@ class Pushing:
         session.subjects[where] = None
 
     def _leave(self, session: Session, where: Place) -> None:
-        if session.subjects.pop(where, 0) is not None:
+        if where not in session.subjects:
             return
+        del session.subjects[where]
         subject = self._subjects[where]
         del subject.sessions[session]
         if not subject.sessions:

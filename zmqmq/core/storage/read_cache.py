@@ -7,9 +7,13 @@ with a hundred consumers at the end of a partition, ninety-nine times.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
 
-from zmqmq.core.storage.log import Log
+from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.reading import Taken
+
+ENTRY_BYTES: Final = 512
+"""What an entry takes besides its data."""
 
 Key = tuple[Log, int, int]
 """A log, how often it was cut, and an offset in it."""
@@ -42,15 +46,25 @@ class ReadCache:
 
     def add(self, log: Log, offset: int, taken: Taken) -> None:
         """Keep what a read from this offset got."""
-        size = len(taken.data)
-        if not 0 < size <= self._bytes_max:
+        if not len(taken.data) or _size(taken) > self._bytes_max:
             return
         key = log, log.rewinds, offset
-        older = self._chunks.pop(key, None)
-        if older is not None:
-            self.bytes -= len(older.data)
+        self._remove(key)
         self._chunks[key] = taken
-        self.bytes += size
+        self.bytes += _size(taken)
         while self.bytes > self._bytes_max:
-            _, gone = self._chunks.popitem(last=False)
-            self.bytes -= len(gone.data)
+            self._remove(next(iter(self._chunks)))
+
+    def forget(self, key: LogKey) -> None:
+        """The log under this key was deleted or cut, or is another one."""
+        for known in [known for known in self._chunks if known[0].key == key]:
+            self._remove(known)
+
+    def _remove(self, key: Key) -> None:
+        gone = self._chunks.pop(key, None)
+        if gone is not None:
+            self.bytes -= _size(gone)
+
+
+def _size(taken: Taken) -> int:
+    return len(taken.data) + ENTRY_BYTES
