@@ -170,20 +170,10 @@ class Push:
         self._by_socket: dict[int, Feed] = {}
         self._look_at = NEVER
 
-    def join(
-        self,
-        now: int,
-        connection: Connection,
-        topic_id: bytes,
-        partition: int,
-        epoch: int,
-        take: Take,
-    ) -> Subscription:
-        """Ask the leader, over this connection, to publish a partition to us."""
-        subscription = Subscription(now, connection, topic_id, partition, epoch, take)
+    def join(self, subscription: Subscription) -> None:
+        """Ask the leader to publish a partition to us."""
         self._asked.append(subscription)
         self.news.is_fresh = True
-        return subscription
 
     def leave(self, now: int, subscription: Subscription, why: str) -> None:
         """End a subscription; what is on its way is ignored."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from zmqmq.client.machines.connection import Connection
 from zmqmq.client.machines.effects import SECOND, Body, Observed
-from zmqmq.client.machines.push import Published, Push
+from zmqmq.client.machines.push import Published, Push, Subscription
 from zmqmq.client.machines.routing import Routing
 from zmqmq.client.machines.stream import End, Stream, end_of_batches
 from zmqmq.client.options import ConsumerOptions
@@ -72,7 +72,8 @@ class Pushed:
             return
         place = stream.topic_id, stream.partition, epoch
         take = partial(self._published, stream)
-        stream.subscription = self._push.join(now, leader, *place, take)
+        stream.subscription = Subscription(now, leader, *place, take)
+        self._push.join(stream.subscription)
 
     def leave(self, now: int, stream: Stream, why: str) -> None:
         """Have it published no more."""
