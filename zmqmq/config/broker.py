@@ -21,10 +21,10 @@ from zmqmq.model.limits import RACK_MAX
 from zmqmq.model.setting import Setting, out_of_bounds, settings_of
 from zmqmq.model.topics import TopicConfig
 
-DEFAULT_BIND: Final = "127.0.0.1:5755"
-DEFAULT_BIND_PEERS: Final = "127.0.0.1:5757"
 CLIENTS_PORT: Final = 5755
 PUSH_PORT: Final = 5756
+DEFAULT_BIND: Final = f"127.0.0.1:{CLIENTS_PORT}"
+DEFAULT_BIND_PEERS: Final = "127.0.0.1:5757"
 EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, never bound
 """Addresses that one can listen on, and to which nobody can connect."""
 

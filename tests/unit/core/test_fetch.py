@@ -480,7 +480,7 @@ def test_what_was_read_before_a_cut_is_not_shown_after_it() -> None:
     log.rewinds += 1
     world.end_cold_read()
     assert asked.outcome == ["NOT_LEADER"]
-    assert world.broker.cache.find(log, 0, 1, MIB) is None
+    assert world.broker.cache.find(log, 0, MIB, 1) is None
 
 
 def test_a_log_that_is_deleted_is_not_kept() -> None:

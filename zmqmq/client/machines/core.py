@@ -147,8 +147,8 @@ class Core:
 
     def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
         """A message came in."""
-        if not self.push.handle_message(now, socket, frames):
-            self.network.handle_message(now, socket, frames)
+        if not self.network.handle_message(now, socket, frames):
+            self.push.handle_message(now, socket, frames)
 
     def handle_link(self, now: int, socket: int, link: Link) -> None:
         """A socket's TCP connection came up or went away."""

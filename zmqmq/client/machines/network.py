@@ -196,12 +196,14 @@ class Network:
             if connection.address not in self._candidates():
                 connection.is_wanted = False
 
-    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
-        """A message came in on a socket."""
+    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> bool:
+        """A message came in on a socket; whether it is one of ours."""
         connection = self._by_socket.get(socket)
-        if connection is not None:
-            connection.handle_message(now, frames)
-            self._forget_closed(socket, connection)
+        if connection is None:
+            return False
+        connection.handle_message(now, frames)
+        self._forget_closed(socket, connection)
+        return True
 
     def handle_link(self, now: int, socket: int, link: Link) -> None:
         """Something happened to the TCP connection of a socket."""

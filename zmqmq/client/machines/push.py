@@ -197,15 +197,15 @@ class Push:
         if not is_over:
             self._tell_left(now, subscription)
 
-    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> bool:
-        """Something was published; whether the socket is one of ours."""
+    def handle_message(self, now: int, socket: int, frames: Sequence[Body]) -> None:
+        """Something was published, perhaps on a socket that was closed."""
         feed = self._by_socket.get(socket)
         if feed is None:
-            return False
+            return
         feed.heard_at = now
         subscriptions = feed.subjects.get(bytes(frames[0]))
         if subscriptions is None:
-            return True
+            return
         try:
             api, _, _, fields = decode_reply_header(bytes(frames[1]))
             if api == Api.PUSH:
@@ -215,7 +215,7 @@ class Push:
                 end, _, epoch = _read_head(fields)
                 published = Published(end, end, None)
         except (ProtocolError, WireError, IndexError):
-            return True  # as good as lost
+            return  # as good as lost
         for subscription in tuple(subscriptions):
             if epoch > subscription.epoch:
                 self.leave(now, subscription, "leader changed")
@@ -227,7 +227,6 @@ class Push:
                     place = f"{subscription.subject.decode()} at {feed.address}"
                     self.effects.append(Observed("push-joined", place))
                 subscription.take(now, published)
-        return True
 
     def pump(self, now: int) -> None:
         """Ask brokers, and give up what is silent."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from zmqmq.core.control.image import KnownTopic
 from zmqmq.core.replication.partition import Partition
+from zmqmq.core.security.authorize import Action, Principal, authorize
 from zmqmq.core.storage.log import Log
 from zmqmq.errors import Code, refusal
 from zmqmq.model.topics import TopicConfig
@@ -87,6 +88,12 @@ class Catalog:
                 f"there is no {partition}",
             )
         return topic
+
+    def check_readable(self, principal: Principal, topic_id: bytes, partition: int) -> None:
+        """Raise the refusal of who may not read it, or of what is not there."""
+        topic = self.check_exists(topic_id, partition).name
+        if not authorize(principal, Action.READ, "topic", topic):
+            raise refusal(Code.DENIED, f"may not read {topic!r}")
 
     def topic(self, name: str) -> Topic:
         """The topic of this name, or the refusal that says how to make it."""

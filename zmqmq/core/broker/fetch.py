@@ -30,11 +30,17 @@ from zmqmq.core.broker.sessions import Session, Sessions
 from zmqmq.core.broker.timers import Timers
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.vouching import Place as Where
-from zmqmq.core.security.authorize import Action, authorize
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.read_cache import ReadCache
-from zmqmq.core.storage.reading import Place, Taken, bytes_between, check_offset, place, take
+from zmqmq.core.storage.reading import (
+    Place,
+    Taken,
+    bytes_between,
+    check_offset,
+    read_in_memory,
+    take,
+)
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError, error_to_wire, refusal
 from zmqmq.model.limits import FRAMES_MAX, REPLY_BYTES_MAX
 from zmqmq.model.now import Now
@@ -221,9 +227,7 @@ class Fetching:
             "partitions", entry, bytes, int, int, int
         )
         try:
-            topic = self._catalog.check_exists(topic_id, number).name
-            if not authorize(session.principal, Action.READ, "topic", topic):
-                raise refusal(Code.DENIED, f"may not read {topic!r}")
+            self._catalog.check_readable(session.principal, topic_id, number)
             if copies:
                 copy = open_copy(self._replica((topic_id, number)), offset, epochs)
                 if copy is not None:
@@ -327,29 +331,23 @@ class Fetching:
             elif source.is_closed:
                 self._catalog.partition(*source.place)
             check_offset(log, asked.offset)
-            known = self._cache.find(log, asked.offset, source.shown_end, asked.max_bytes)
-            if known is not None:
-                self._give(request, source, known)
-                return
-            where = place(log, asked.offset, asked.max_bytes)
+            limits = asked.max_bytes, source.shown_end
+            known = self._cache.find(log, asked.offset, *limits)
+            found = known or read_in_memory(log, asked.offset, *limits)
+        except CorruptDataError as error:
+            self._damaged(log)
+            self._answer_error(request, self._storage_error(source, error))
         except WireError as error:
             self._answer_error(request, error)
-            return
         except StorageError as error:
             self._answer_error(request, self._storage_error(source, error))
-            return
-        self._read_at(request, asked, where)
-
-    def _read_at(self, request: FetchRequest, asked: Asked, where: Place) -> None:
-        try:
-            data = where.file.read_cached(where.position, where.size)
-        except StorageError as error:
-            self._answer_error(request, self._storage_error(asked.source, error))
-            return
-        if data is None:
-            self._ask_disk(request, asked, where)
         else:
-            self._take(request, asked, where, data)
+            if isinstance(found, Place):
+                self._ask_disk(request, asked, found)
+                return
+            if known is None:
+                self._cache.add(log, asked.offset, found)
+            self._give(request, source, found)
 
     def _take(self, request: FetchRequest, asked: Asked, where: Place, data: Buffer) -> None:
         source, offset, max_bytes = asked
@@ -361,7 +359,7 @@ class Fetching:
             self._answer_error(request, self._storage_error(source, error))
             return
         if isinstance(taken, int):
-            self._read_at(request, asked, where._replace(size=taken))
+            self._ask_disk(request, asked, where._replace(size=taken))
             return
         self._cache.add(log, offset, taken)
         self._give(request, source, taken)

@@ -33,7 +33,7 @@ from zmqmq.core.replication.vouching import Place
 from zmqmq.core.storage.disk import Buffer
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.reading import Place as Bytes
-from zmqmq.core.storage.reading import place, take
+from zmqmq.core.storage.reading import Taken, read_in_memory, take
 from zmqmq.errors import CorruptDataError, StorageError, WireError
 from zmqmq.model.limits import MIB
 from zmqmq.model.now import Now
@@ -328,14 +328,10 @@ class Leading:
             if cold[2] is not None:
                 del self._cold[key]
             return cold[2]
-        where = place(log, offset, size)
-        data = where.file.read_cached(where.position, where.size)
-        if data is not None:
-            taken = take(log, where, data, offset, log.written_end, size)
-            if not isinstance(taken, int):
-                return taken.data
-            where = where._replace(size=taken)
-        self._ask_disk(key, partition, where, offset, size)
+        found = read_in_memory(log, offset, size, log.written_end)
+        if isinstance(found, Taken):
+            return found.data
+        self._ask_disk(key, partition, found, offset, size)
         return None
 
     def _ask_disk(

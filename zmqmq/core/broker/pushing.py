@@ -22,10 +22,10 @@ from zmqmq.core.broker.outbox import Outbox
 from zmqmq.core.broker.sessions import Session
 from zmqmq.core.replication.partition import Partition
 from zmqmq.core.replication.vouching import Place
-from zmqmq.core.security.authorize import ANONYMOUS, Action, Principal, authorize
+from zmqmq.core.security.authorize import ANONYMOUS
 from zmqmq.core.storage.log import Log
 from zmqmq.core.storage.read_cache import ReadCache
-from zmqmq.core.storage.reading import Taken, place, take
+from zmqmq.core.storage.reading import Taken, read_in_memory
 from zmqmq.errors import Code, CorruptDataError, StorageError, WireError, error_to_wire, refusal
 from zmqmq.model.now import Now
 from zmqmq.wire.apis import PUSH_BYTES_MAX, REQUESTS, Api, place_of_subject, push_subject
@@ -112,7 +112,7 @@ class Pushing:
         try:
             if where is None:
                 raise refusal(Code.MALFORMED, f"subject {name!r:.100} is that of no partition")
-            self._check(ANONYMOUS, *where)
+            self._catalog.check_readable(ANONYMOUS, *where)
         except WireError:
             self.refused += 1
             return
@@ -171,7 +171,7 @@ class Pushing:
                 del session.subjects[where]
 
     def _join(self, session: Session, topic_id: bytes, number: int) -> None:
-        self._check(session.principal, topic_id, number)
+        self._catalog.check_readable(session.principal, topic_id, number)
         partition = self._catalog.partition(topic_id, number)
         where = partition.place
         if len(session.subjects) >= SUBJECTS_MAX and where not in session.subjects:
@@ -195,32 +195,22 @@ class Pushing:
         if not subject.sessions:
             del self._subjects[where]
 
-    def _check(self, principal: Principal, topic_id: bytes, number: int) -> None:
-        """Raise the refusal of who may not read it, or of what is not there."""
-        topic = self._catalog.check_exists(topic_id, number).name
-        if not authorize(principal, Action.READ, "topic", topic):
-            raise refusal(Code.DENIED, f"may not read {topic!r}")
-
     def _read(self, log: Log, offset: int, end: int) -> Taken | None:
         """What comes next, if it is in memory and small enough; never waits for the disk."""
-        taken = self._cache.find(log, offset, end, PUSH_BYTES_MAX)
+        taken = self._cache.find(log, offset, PUSH_BYTES_MAX, end)
         if taken is not None:
             return taken
         try:
-            where = place(log, offset, PUSH_BYTES_MAX)
-            data = where.file.read_cached(where.position, where.size)
-            if data is None:
-                return None
-            found = take(log, where, data, offset, end, PUSH_BYTES_MAX)
+            found = read_in_memory(log, offset, PUSH_BYTES_MAX, end)
         except CorruptDataError:
             self._damaged(log)
             return None
         except (WireError, StorageError):
             return None  # whoever fetches is told
-        if isinstance(found, int) or not 0 < len(found.data) <= PUSH_BYTES_MAX:
+        if not isinstance(found, Taken):
             return None
-        self._cache.add(log, offset, found)
-        return found
+        self._cache.add(log, offset, found)  # whoever has to fetch it shares this read
+        return found if 0 < len(found.data) <= PUSH_BYTES_MAX else None
 
     def _head(self, subject: Subject, epoch: int = 0) -> None:
         partition = subject.partition

@@ -29,7 +29,7 @@ class ReadCache:
         self.hits = 0
         """Reads that found here what they wanted."""
 
-    def find(self, log: Log, offset: int, end: int, max_bytes: int) -> Taken | None:
+    def find(self, log: Log, offset: int, max_bytes: int, end: int) -> Taken | None:
         """What an earlier read from this offset got, if it is no less than a new one would.
 
         `offset` must be one that can be read (reading.check_offset).

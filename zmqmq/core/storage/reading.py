@@ -121,6 +121,22 @@ def take(
     return Taken(part if len(part) * 2 > size else part.tobytes(), expected)
 
 
+def read_in_memory(log: Log, offset: int, max_bytes: int, end: int) -> Taken | Place:
+    """The same as `read`, if it need not wait for the disk; else where to read.
+
+    Raises what `place` and `take` raise, and StorageError.
+    """
+    where = place(log, offset, max_bytes)
+    while True:
+        data = where.file.read_cached(where.position, where.size)
+        if data is None:
+            return where
+        taken = take(log, where, data, offset, end, max_bytes)
+        if not isinstance(taken, int):
+            return taken
+        where = where._replace(size=taken)
+
+
 def read(log: Log, offset: int, max_bytes: int, end: int) -> Buffer:
     """Whole batches from the one that holds `offset` up to `end`, waiting for the disk."""
     where = place(log, offset, max_bytes)
