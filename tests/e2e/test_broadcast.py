@@ -21,7 +21,7 @@ import pytest
 
 import zmqmq
 import zmqmq.aio
-from tests.e2e.command_line import CLI, SECONDS, start_broker, stop
+from tests.e2e.command_line import CLI, SECONDS
 from zmqmq.errors import ConfigError, ConflictError, CorruptDataError, NotFoundError, UsageError
 
 _numbers = itertools.count()
@@ -37,13 +37,6 @@ with zmqmq.connect(address) as mq:
             break
     consumer.close()
 """
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process, address = start_broker(tmp_path_factory.mktemp("broadcast") / "data")
-    yield address
-    assert stop(process) == 0
 
 
 @pytest.fixture(scope="module")

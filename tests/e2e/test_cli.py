@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ from tests.e2e.command_line import (
     start_broker,
     stop,
 )
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a broker for all tests of this module."""
-    process, address = start_broker(tmp_path_factory.mktemp("cli") / "data")
-    yield address
-    assert stop(process) == 0
 
 
 @pytest.fixture(scope="module")

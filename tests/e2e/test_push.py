@@ -24,16 +24,9 @@ SIZES = [10, 100, 5_000, 40_000, PUSH_BYTES_MAX, 200_000]
 """Of records: some batches are pushed together, others one by one or not at all."""
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process, address = start_broker(tmp_path_factory.mktemp("push") / "data")
-    yield address
-    assert stop(process) == 0
-
-
 @pytest.fixture
-def mq(address: str) -> Iterator[zmqmq.Client]:
-    with zmqmq.connect(address) as client:
+def mq(servers: str) -> Iterator[zmqmq.Client]:
+    with zmqmq.connect(servers) as client:
         yield client
 
 
@@ -129,14 +122,14 @@ def test_everything_comes_once_and_in_order(mq: zmqmq.Client, mode: str) -> None
     assert after["subscriptions_refused"] == 0
 
 
-def test_asyncio(address: str, mq: zmqmq.Client) -> None:
+def test_asyncio(servers: str, mq: zmqmq.Client) -> None:
     mq.topics.create("aio", 1)
     sent: list[bytes] = []
 
     async def read() -> list[bytes]:
         got: list[bytes] = []
         async with (
-            await zmqmq.aio.connect(address) as client,
+            await zmqmq.aio.connect(servers) as client,
             client.consumer("aio", mode="push", start="start") as consumer,
         ):
             writing = asyncio.create_task(
@@ -230,8 +223,8 @@ def test_brokers_die_and_stop_under_it(tmp_path: Path) -> None:
                 assert reader.finish() == result[0]
 
 
-def test_the_command_line_prints_what_is_published(address: str) -> None:
-    cli = CLI(address)
+def test_the_command_line_prints_what_is_published(servers: str) -> None:
+    cli = CLI(servers)
     cli("topics", "create", "printed")
     with cli.start("consume", "printed", "--push", "-n", "500") as consuming:
         cli("produce", "printed", stdin=b"".join(b"%d\n" % n for n in range(500)))
