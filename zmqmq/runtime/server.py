@@ -56,7 +56,7 @@ from zmqmq.core.storage.options import StorageOptions
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DirectoryError, HaltedError
 from zmqmq.model.now import Now
-from zmqmq.runtime.disk_work import DiskWork
+from zmqmq.runtime.disk_work import DiskEffect, DiskWork
 from zmqmq.runtime.housekeeping import Housekeeping
 from zmqmq.runtime.mirror import Mirror
 from zmqmq.runtime.os_disk import OSDisk
@@ -137,6 +137,8 @@ class Server:
         self._wake: asyncio.TimerHandle | None = None
         self._now = self._read_clocks()
         self._is_between_bursts = True
+        self._is_connected = True
+        """Until the sockets are closed; then there is only the disk."""
         self._lag_ns = 0
         self._tick_due_ns = self._measure_due_ns = time.monotonic_ns()
 
@@ -172,11 +174,12 @@ class Server:
             while not broker.may_stop(self._read_clocks()):  # noqa: ASYNC110 - once
                 await asyncio.sleep(0.02)
         broker.drain()
+        await self._housekeeping.stop()
+        await self._mirror.close()
         end = self._loop.time() + DRAIN_S
         while not self._is_idle() and self._loop.time() < end:  # noqa: ASYNC110 - once
             await asyncio.sleep(0.005)
-        await self._housekeeping.stop()
-        await self._mirror.close()
+        # Nothing may come between the last look and this: it would begin what nobody waits for.
         self._disconnect()
         await self._disk_work.close()
         if self._is_idle():
@@ -200,6 +203,7 @@ class Server:
 
     def _disconnect(self) -> None:
         """Hear and do nothing more of one's own accord."""
+        self._is_connected = False
         self.listener.close()
         self.publisher.close()
         self.peer_listener.close()
@@ -292,6 +296,8 @@ class Server:
     # Effects
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
+        if not self._is_connected:
+            effects = [effect for effect in effects if isinstance(effect, DiskEffect)]
         for effect in effects:
             match effect:
                 case Send(route, frames):
