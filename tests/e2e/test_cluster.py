@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -182,3 +183,38 @@ def test_two_brokers_of_one_number_are_not_two(cluster: Running) -> None:
         process.terminate()
         out, _ = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (0, b"")
+
+
+def test_a_broker_waits_for_its_metadata_store(cluster: Running) -> None:
+    """After a power cut the store may be the last to come back. Brokers need no second start."""
+    cluster.stop(3)
+    log = cluster.data(3).with_suffix(".log")
+    for member in cluster.etcd.members:
+        member.kill()
+    with ThreadPoolExecutor(1) as aside:
+        starting = aside.submit(cluster.start, 3)
+        end = time.monotonic() + SECONDS
+        while "waiting for etcd3://" not in log.read_text():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        cluster.etcd.start()
+        starting.result(SECONDS)
+
+
+def test_a_broker_that_waits_for_its_metadata_store_can_be_stopped(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                *(*ZMQMQ, "broker", "--data-dir", str(tmp_path / "b"), "--node-id", "1"),
+                *("--etcd", f"127.0.0.1:{port}", "--bind", "127.0.0.1:0"),
+            ],
+            stderr=stderr,
+        )
+    end = time.monotonic() + SECONDS
+    while f"127.0.0.1:{port}" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+    assert stop(process) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import zmq
 
@@ -24,7 +24,7 @@ from zmqmq.config.broker import BrokerConfig
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.broker.identity import Identity
 from zmqmq.core.meta.keys import KeySpace
-from zmqmq.core.meta.store import AmbiguousError, If, MetadataStore, Put
+from zmqmq.core.meta.store import AmbiguousError, If, MetadataStore, Put, UnavailableError
 from zmqmq.core.meta.values import ClusterDocument
 from zmqmq.core.storage.data_directory import (
     FORMAT_VERSION,
@@ -46,6 +46,8 @@ logger = logging.getLogger("zmqmq.broker")
 
 CLUSTER = "main"
 """The name under which an embedded store keeps its one cluster."""
+STORE_RETRY_S: Final = 1.0
+"""The pause before a metadata store that did not answer is tried again."""
 
 
 def run(config: BrokerConfig) -> int:
@@ -134,11 +136,10 @@ class RunningBroker:
             raise DirectoryError(
                 f"{self.folder} belongs to broker {form.broker}; this is {config.broker.id}"
             )
-        store = _open_store(config, self.folder)
-        await store.open()
-        self._stack.push_async_callback(store.close)
         keys = KeySpace.of_cluster(CLUSTER)
-        cluster = await _cluster_id(store, keys, None if form is None else form.cluster)
+        known = None if form is None else form.cluster
+        store, cluster = await self._reach_store(keys, known)
+        self._stack.push_async_callback(store.close)
         if form is None:
             form = Format(cluster.hex(), config.broker.id, 0)
             write_format(disk, form)
@@ -188,6 +189,27 @@ class RunningBroker:
             self.server.abort()
             raise
 
+    async def _reach_store(self, keys: KeySpace, known: str | None) -> tuple[MetadataStore, bytes]:
+        """The metadata store and its cluster; one of others is waited for.
+
+        After a power cut it may be the last to be back. A broker that gave up would need somebody
+        to start it again.
+        """
+        while True:
+            store = _make_store(self._config, self.folder)
+            try:
+                await store.open()
+                return store, await _cluster_id(store, keys, known)
+            except UnavailableError as error:
+                await store.close()
+                if self._config.is_alone:
+                    raise
+                logger.warning("waiting for %s: %s", self._config.broker.metadata, error)
+            except BaseException:
+                await store.close()
+                raise
+            await asyncio.sleep(STORE_RETRY_S)
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -213,7 +235,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_store(config: BrokerConfig, folder: Path) -> MetadataStore:
+def _make_store(config: BrokerConfig, folder: Path) -> MetadataStore:
     driver = config.broker.metadata.partition("://")[0]
     if not driver:
         return SqliteStore(folder / "metadata.db")
