@@ -1,13 +1,15 @@
-"""How a broker stops: what its disk still says by then finds nobody to answer."""
+"""The shell around the broker: when it ticks, and how it stops."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.hostile.raw import RawClient
 from zmqmq.runtime.os_disk import OSFile
 from zmqmq.testing import Broker
 
@@ -52,3 +54,15 @@ def test_a_flush_that_ends_after_the_sockets_are_closed(
         broker.start()
         with broker.connect() as mq:
             assert [record.value for record in mq.consumer("orders", stop_at_end=True)] == [b"one"]
+
+
+def test_long_polls_are_answered_when_they_end(tmp_path: Path) -> None:
+    """They do not wait for the next look at the clocks, which is up to 100 ms away."""
+    with Broker(tmp_path) as broker, RawClient(broker.endpoint) as client:
+        topic = client.make_topic("orders")
+        took = []
+        for _ in range(15):
+            began = time.monotonic()
+            assert client.fetch(topic, 0, max_wait_ms=10)[1] == []
+            took.append(time.monotonic() - began)
+    assert 0.01 <= statistics.median(took) < 0.04, took

@@ -68,7 +68,9 @@ from zmqmq.runtime.transport import Listener
 logger = logging.getLogger("zmqmq.server")
 
 TICK_NS: Final = 50_000_000
-"""How often the broker looks at its clocks at least."""
+"""How often the broker looks at its clocks at least; requests that wait are ended on time."""
+TICK_ALONE_NS: Final = 100_000_000
+"""The same where there are no others whose silence must be noticed: at rest it is all the CPU."""
 MEASURE_NS: Final = 1_000_000_000
 HISTORY_KEPT: Final = 1_000
 """Revisions of the metadata store whose history is kept at least."""
@@ -140,6 +142,7 @@ class Server:
         self._is_connected = True
         """Until the sockets are closed; then there is only the disk."""
         self._lag_ns = 0
+        self._tick_ns = TICK_ALONE_NS if broker.identity.is_alone else TICK_NS
         self._tick_due_ns = self._measure_due_ns = time.monotonic_ns()
 
     async def start(self) -> None:
@@ -235,6 +238,9 @@ class Server:
     def _burst_ended(self) -> None:
         self._is_between_bursts = True
         self._feed(BurstEnded())
+        due = self._broker.timers.next_ns
+        if due is not None and due < self._tick_due_ns and self._is_connected:
+            self._wake_at(due)
 
     def _route_lost(self, route: bytes) -> None:
         self._feed(RouteLost(route))
@@ -269,8 +275,16 @@ class Server:
             self._measure_due_ns = now_ns + MEASURE_NS
             self._measure()
         due = self._broker.timers.next_ns
-        wait_ns = TICK_NS if due is None else min(max(due - now_ns, 1_000_000), TICK_NS)
-        self._tick_due_ns = now_ns + wait_ns
+        latest = now_ns + self._tick_ns
+        self._wake_at(latest if due is None else min(due, latest))
+
+    def _wake_at(self, due_ns: int) -> None:
+        """Tick then, and not when it was due before."""
+        if self._wake is not None:
+            self._wake.cancel()
+        # As it was asked for, even if that is over: bursts put a tick forward and never off.
+        self._tick_due_ns = due_ns
+        wait_ns = max(due_ns - time.monotonic_ns(), 1_000_000)
         self._wake = self._loop.call_later(wait_ns / 1e9, self._tick)
 
     def _measure(self) -> None:
