@@ -166,6 +166,9 @@ class Driver:
 
     def command(self, action: Callable[..., None], waiter: Waiter, *arguments: object) -> None:
         """Run a command whose waiter must hear of its end, whatever happens."""
+        if self.is_closed or self.crashed is not None:
+            waiter.reject(self.crashed or ClosedError("the client is closed"))
+            return
         self._waiters.add(waiter)
         self._run(action, (waiter, *arguments))
 
@@ -198,9 +201,6 @@ class Driver:
 
     def _run(self, action: Callable[..., None], arguments: Sequence[object]) -> None:
         if self.is_closed or self.crashed is not None:
-            for argument in arguments:
-                if argument in self._waiters:
-                    self._reject(argument)
             return
         try:
             action(monotonic_ns(), *arguments)
@@ -208,10 +208,6 @@ class Driver:
             self._crash(error)
             return
         self._pump()
-
-    def _reject(self, waiter: Waiter) -> None:
-        self._waiters.discard(waiter)
-        waiter.reject(self.crashed or ClosedError("the client is closed"))
 
     def _pump(self) -> None:
         self._is_pump_due = False
@@ -262,7 +258,8 @@ class Driver:
         logger.critical("the client has a bug and stops; please report it", exc_info=error)
         self.crashed = error
         for waiter in list(self._waiters):
-            self._reject(waiter)
+            waiter.reject(error)
+        self._waiters.clear()
         for listener in list(self.listeners):
             listener.crash(error)
 

@@ -42,6 +42,8 @@ class IOThread:
         self._loop = new_event_loop()
         self._driver: Driver | None = None
         self._started = Answer()
+        self._unheard: set[Answer] = set()
+        """Of commands that are on their way to the loop, which may end before they are there."""
         self._thread = threading.Thread(target=self._run, name="zmqmq-client", daemon=True)
 
     def start(self) -> None:
@@ -69,11 +71,12 @@ class IOThread:
     ) -> object:
         """Run `action(now, answer, *arguments)` on the loop and wait for its answer."""
         answer = Answer()
-        driver = self.driver
-        driver.check_usable()
+        self.driver.check_usable()
+        self._unheard.add(answer)
         try:
-            self._loop.call_soon_threadsafe(driver.command, action, answer, *arguments)
+            self._loop.call_soon_threadsafe(self._command, action, answer, *arguments)
         except RuntimeError:
+            self._unheard.discard(answer)
             raise ClosedError("the client is closed") from None
         return answer.wait(seconds)
 
@@ -107,6 +110,10 @@ class IOThread:
         if not self.is_current:
             self._thread.join()
 
+    def _command(self, action: Callable[..., None], answer: Answer, *arguments: object) -> None:
+        self._unheard.discard(answer)
+        self.driver.command(action, answer, *arguments)
+
     def _connect(self, now: int, promise: Promise, timeout: int) -> None:
         self._core.connect(promise, now + timeout)
 
@@ -134,3 +141,6 @@ class IOThread:
         finally:
             io_threads.discard(threading.get_ident())
             self._loop.close()
+            # No more can come from here on: a loop that is closed refuses them.
+            for answer in tuple(self._unheard):
+                answer.reject(ClosedError("the client was closed"))

@@ -140,7 +140,8 @@ class Server:
         self._now = self._read_clocks()
         self._is_between_bursts = True
         self._is_connected = True
-        """Until the sockets are closed; then there is only the disk."""
+        """Until the sockets are closed; then there is only the disk, and the registration to give
+        up."""
         self._lag_ns = 0
         self._tick_ns = TICK_ALONE_NS if broker.identity.is_alone else TICK_NS
         self._tick_due_ns = self._measure_due_ns = time.monotonic_ns()
@@ -311,7 +312,7 @@ class Server:
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         if not self._is_connected:
-            effects = [effect for effect in effects if isinstance(effect, DiskEffect)]
+            effects = [each for each in effects if isinstance(each, DiskEffect | Unregister)]
         for effect in effects:
             match effect:
                 case Send(route, frames):
