@@ -11,22 +11,22 @@ import pytest
 from zmqmq.config.broker import BrokerConfig, BrokerOptions
 from zmqmq.errors import ConfigError
 from zmqmq.runtime.etcd.store import EtcdStore
-from zmqmq.runtime.main import _open_store
+from zmqmq.runtime.main import _make_store
 
 WITHOUT_GRPC = """
 import sys
 sys.modules["grpc"] = None
 from zmqmq.config.broker import BrokerConfig, BrokerOptions
-from zmqmq.runtime.main import _open_store
+from zmqmq.runtime.main import _make_store
 options = BrokerOptions(data_dir="/none", metadata="etcd3://one:2379/x")
-_open_store(BrokerConfig(broker=options), None)
+_make_store(BrokerConfig(broker=options), None)
 """
 
 
 def test_the_address_chooses_the_driver(tmp_path: Path) -> None:
     def opened(metadata: str) -> object:
         options = BrokerOptions(data_dir=str(tmp_path), metadata=metadata)
-        return _open_store(BrokerConfig(broker=options), tmp_path)
+        return _make_store(BrokerConfig(broker=options), tmp_path)
 
     assert isinstance(opened("etcd3://one:2379/x"), EtcdStore)
     with pytest.raises(ConfigError, match="'etcd2'; installed are etcd3, sqlite"):
