@@ -59,8 +59,13 @@ class Disk:
                 pass
 
     def free(self) -> None:
-        """Give it back."""
+        """Give it back, for good: else a power cut soon after would bring the ballast back."""
         (self.root / "ballast").unlink(missing_ok=True)
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Unmount it; the loop device goes with the mount."""

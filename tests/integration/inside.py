@@ -154,6 +154,8 @@ def try_disks(world: Processes) -> None:
     world.fill("b1")
     assert refused_by(lambda: (root / "more").write_bytes(bytes(1 << 20))) == "ENOSPC"
     world.free("b1")
+    world.cut_power(["b1"])
+    world.mend_disk("b1")  # what filled it does not come back with the power
     assert refused_by(lambda: (root / "more").write_bytes(bytes(1 << 20))) == ""
     say("full-disk")
 

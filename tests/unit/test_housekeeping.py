@@ -110,3 +110,30 @@ def test_a_copy_that_is_put_aside_waits_for_the_checkpoint_that_is_being_written
     asyncio.run(put_aside())
     aside = tmp_path / QUARANTINE_FOLDER / key.folder.rpartition("/")[2]
     assert [file.read_bytes() for file in aside.iterdir()] == [b"damaged"]
+
+
+def test_a_full_disk_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and once more when there is room again: a follower has nobody else to tell."""
+    free = 1_000_000
+    monkeypatch.setattr(OSDisk, "room", lambda _: {"disk_free_bytes": free})
+    monkeypatch.setattr("zmqmq.runtime.server.MEASURE_NS", 1)
+
+    def said() -> list[str]:
+        return [r.getMessage() for r in caplog.records if r.name == "zmqmq.housekeeping"]
+
+    def wait_for(count: int) -> None:
+        end = time.monotonic() + 10
+        while len(said()) < count:
+            assert time.monotonic() < end, said()
+            time.sleep(0.05)
+
+    with caplog.at_level("WARNING"), Broker(tmp_path, {"storage.free_bytes_min": "2MB"}):
+        wait_for(1)
+        free = 3_000_000
+        wait_for(2)
+        time.sleep(0.5)
+    full, again = said()
+    assert "the disk has 1000000 bytes left and storage.free_bytes_min is 2000000" in full
+    assert again == "the disk has room again: 3000000 bytes"

@@ -56,6 +56,7 @@ class Housekeeping:
         self._compaction: Compaction | None = None
         """The last pass, which may be going on."""
         self._in_threads: set[asyncio.Future[Any]] = set()
+        self._is_full = False
 
     def start(self) -> None:
         """Begin."""
@@ -84,6 +85,22 @@ class Housekeeping:
         """End at once."""
         for task in self._tasks:
             task.cancel()
+
+    def look_at_room(self, free_bytes: int | None) -> None:
+        """Say when the disk has become full, and when it is no more: producers are told, but nobody
+        tells of followers that stand still. None: it cannot say."""
+        if free_bytes is None or self._is_full is (free_bytes < self._options.free_bytes_min):
+            return
+        self._is_full = not self._is_full
+        if self._is_full:
+            logger.error(
+                "the disk has %d bytes left and storage.free_bytes_min is %d: nothing is appended "
+                "or replicated to it until there is room; make some, or lower retention",
+                free_bytes,
+                self._options.free_bytes_min,
+            )
+        else:
+            logger.warning("the disk has room again: %d bytes", free_bytes)
 
     async def write(self, *, clean: bool = False) -> None:
         """Write the checkpoint of all logs as they are now."""

@@ -292,6 +292,8 @@ class Server:
         flusher = self._disk_work.flusher
         files, whole = flusher.by_file, flusher.by_file_system
         cpu_ns = time.process_time_ns()
+        room = self._disk.room()
+        self._housekeeping.look_at_room(room.get("disk_free_bytes"))
         self._feed(
             Measured(
                 {
@@ -301,7 +303,7 @@ class Server:
                     "replies_dropped": self.listener.dropped,
                     "loop_lag_ms_max": round(self._lag_ns / 1e6, 3),
                     "cpu_seconds": cpu_ns / 1e9,
-                    **self._disk.room(),
+                    **room,
                 },
                 cpu_ns,
             )
