@@ -229,3 +229,17 @@ def test_a_frozen_leader_that_wakes_up(etcd: EtcdCluster) -> None:
                     await again.close()
 
     on_uvloop(test())
+
+
+@pytest.mark.slow
+def test_a_connection_at_rest_is_not_pinged(
+    etcd: EtcdCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """etcd would end it after the third ping, and gRPC would say so on stderr."""
+
+    async def work() -> None:
+        async with opened(etcd.endpoints):
+            await asyncio.sleep(50)
+
+    on_uvloop(work())
+    assert "too_many_pings" not in capfd.readouterr().err
