@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import zmqmq
 from tests.e2e.command_line import start_broker, stop
 from tests.support.etcd_process import free_ports
 from tests.support.lossy_push import LossyPush
 
-SECONDS = 100
+SECONDS = 220
+pytestmark = pytest.mark.timeout(300)
 RECORDS = 1_500
 SIZES = [10, 300, 3_000, 10_000]
 LOST = 0.02
