@@ -29,7 +29,9 @@ LOST = 0.02
 PAUSE_MS = 150
 """Of the slow ones after each fetch: produced is faster."""
 COLD_MAX = 10
-"""The kernel does not always tell what it has in memory; there are thousands of reads."""
+COLD_SHARE = 0.05
+"""Of the reads. The kernel does not always tell what it has in memory, while pages are written in
+particular; what it then reads from the disk is nothing."""
 READ_MAX = 1_000_000
 """Bytes; the topic has five times as many, and each reader reads all of them."""
 
@@ -60,6 +62,13 @@ def measures(mq: zmqmq.Client, broker: subprocess.Popen[bytes]) -> dict[str, Any
     """What the broker says, and what the kernel says that it read from a disk."""
     io = Path(f"/proc/{broker.pid}/io").read_text().split()
     return {**mq.describe("broker")[0], "read_from_disk": int(io[io.index("read_bytes:") + 1])}
+
+
+def check_disk(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """As good as nothing was read from it."""
+    grown = {name: after[name] - before[name] for name in ("cold_reads", "shared_reads")}
+    assert grown["cold_reads"] < COLD_MAX + COLD_SHARE * grown["shared_reads"], grown
+    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
 
 
 def produce(mq: zmqmq.Client, topic: str, records: int = RECORDS, pace: float = 0.006) -> None:
@@ -115,8 +124,7 @@ def test_a_hundred_subscribers(tmp_path: Path) -> None:
     )
     assert lossy.lost > 0
     assert lossy.passed > 20 * (after["pushes"] - before["pushes"]), "most of it was published"
-    assert after["cold_reads"] - before["cold_reads"] < COLD_MAX
-    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
+    check_disk(before, after)
     assert after["shared_reads"] > before["shared_reads"]
 
 
@@ -134,5 +142,4 @@ def test_consumers_that_pull_at_the_same_position_share_reads(tmp_path: Path) ->
     assert read >= 20 * before["bytes_in"]
     assert after["shared_reads"] - before["shared_reads"] >= 10
     assert 0 < after["read_cache_bytes"] <= 32 << 20
-    assert after["cold_reads"] - before["cold_reads"] < COLD_MAX
-    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
+    check_disk(before, after)
