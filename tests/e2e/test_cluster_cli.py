@@ -22,6 +22,7 @@ from tests.e2e.command_line import CLI, FORMATS, SECONDS, parsed, until_it_holds
 from zmqmq.batch.decode import decode_batches
 from zmqmq.batch.encode import encode_batch
 from zmqmq.batch.layout import BODY_AT, BODY_CRC_AT, HEADER_SIZE, log_seed, stamp, unpack_header
+from zmqmq.errors import RefusedError
 
 RACKS = {1: "a", 2: "b", 3: "c", 4: "a"}
 
@@ -545,14 +546,31 @@ def idle(client: zmqmq.Client) -> int:
     return 4 if until_it_holds(controller) == 3 else 3
 
 
+def begin_stuck(cluster: Running, client: zmqmq.Client, target: int) -> None:
+    """Begin to move `t/0` to broker 1 and one that has stopped to answer. After three seconds of
+    that it is not up any more, and would be given nothing."""
+    process = cluster.processes[target]
+
+    def is_begun() -> None:
+        process.send_signal(signal.SIGCONT)
+        seen = {b.broker: b.state for b in client.cluster.brokers()}
+        assert seen.get(target) == "up", seen
+        process.send_signal(signal.SIGSTOP)
+        try:
+            client.cluster.reassign("t", 0, [1, target])
+        except RefusedError as error:
+            raise AssertionError(str(error)) from error
+
+    until_it_holds(is_begun)
+
+
 def test_a_move_is_given_up(cluster: Running, cli: CLI) -> None:
     """The broker that was to take it over has stopped to answer."""
     topic(cli, "t", (1, 2), records=100)
     with zmqmq.connect(cluster.servers) as client:
         target = idle(client)
-        cluster.processes[target].send_signal(signal.SIGSTOP)
         try:
-            client.cluster.reassign("t", 0, [1, target])
+            begin_stuck(cluster, client, target)
             until(cli, moving=[{"topic": "t", "partition": 0}])
             described = cli("topics", "describe", "t").stdout.decode()
             assert f"+{target} -2" in described
@@ -578,19 +596,26 @@ def test_two_who_move_one_partition_do_not_fight(cluster: Running, cli: CLI) -> 
     topic(cli, "t", (1, 2), records=100)
     with zmqmq.connect(cluster.servers) as client:
         target = idle(client)
-    other = 7 - target
-    cluster.processes[target].send_signal(signal.SIGSTOP)
-    try:
-        with cli.start("cluster", "reassign", "t", "0", f"1,{target}") as process:
+        other = 7 - target
+        try:
+            begin_stuck(cluster, client, target)
             until(cli, moving=[{"topic": "t", "partition": 0}])
-            assert b"1 partition moved" in cli("cluster", "reassign", "t", "0", f"1,{other}").stderr
-            _, said = process.communicate(timeout=SECONDS)
+            take_over(cli, target, other)
+            until_replicas(cli, [1, other])
+        finally:
+            cluster.processes[target].send_signal(signal.SIGCONT)
+    until_all_are_back(cli)
+
+
+def take_over(cli: CLI, target: int, other: int) -> None:
+    """While somebody waits for a move to one broker, order one to another."""
+    with cli.start("cluster", "reassign", "t", "0", f"1,{target}") as process:
+        assert process.stderr is not None
+        assert b"under way: t/0" in process.stderr.readline()  # it says so every ten seconds
+        assert b"1 partition moved" in cli("cluster", "reassign", "t", "0", f"1,{other}").stderr
+        _, said = process.communicate(timeout=SECONDS)
         assert process.returncode == 7
         assert b"0 of 1 move done; t/0 changed meanwhile" in b" ".join(said.split())
-        until_replicas(cli, [1, other])
-    finally:
-        cluster.processes[target].send_signal(signal.SIGCONT)
-    until_all_are_back(cli)
 
 
 # Comparing
