@@ -10,11 +10,12 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from zmqmq_cli.main import run
@@ -23,8 +24,28 @@ ZMQMQ = [sys.executable, "-m", "zmqmq_cli.main"]
 EVERY_BYTE = bytes(byte for byte in range(256) if byte != 0x0A)
 FORMATS = ("table", "json", "jsonl")
 SECONDS = 60
+PATIENT = ["--timeout", "120s"]
+"""A command waits 3 s for a connection where nobody says otherwise: too short on a busy machine.
+No default is longer than this; what a test says itself counts more."""
 
+FoundT = TypeVar("FoundT")
 _numbers = count()
+
+
+def until_it_holds(check: Callable[[], FoundT], seconds: float = SECONDS) -> FoundT:
+    """Run a check again and again until no assertion in it fails; what it returns. The failure that
+    is told is the last one, with what was seen then.
+
+    For what brokers, or several looks at them, agree on only after a moment.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def start_broker(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -53,7 +74,7 @@ def stop(process: subprocess.Popen[bytes]) -> int:
     """End a broker as an operator does; its exit code."""
     process.terminate()
     try:
-        process.communicate(timeout=30)
+        process.communicate(timeout=SECONDS)
     finally:
         process.kill()
     return process.wait()
@@ -85,7 +106,7 @@ class CLI:
             streams["stdin"] = io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin)))
             for name, stream in streams.items():
                 patch.setattr(sys, name, stream)
-            returncode = run(list(argv))
+            returncode = run([*PATIENT, *argv])
             texts = []
             for name in ("stdout", "stderr"):
                 streams[name].flush()
@@ -96,11 +117,11 @@ class CLI:
     def process(self, *argv: str, stdin: bytes = b"", code: int = 0) -> Done:
         """Run a command as people do."""
         done = subprocess.run(
-            [*ZMQMQ, *argv],
+            [*ZMQMQ, *PATIENT, *argv],
             input=stdin,
             capture_output=True,
             env=self.environ,
-            timeout=SECONDS,
+            timeout=SECONDS + 30,
             check=False,
         )
         assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stderr.decode()}"
@@ -110,7 +131,7 @@ class CLI:
     def start(self, *argv: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """Start a command that the test ends; it is killed where the test does not get so far."""
         with subprocess.Popen(
-            [*ZMQMQ, *argv],
+            [*ZMQMQ, *PATIENT, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environ,

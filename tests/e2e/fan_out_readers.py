@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 import zmqmq.aio
 
-SECONDS = 90
+SECONDS = 200
 SMALL = 65_536
 """What one that pauses may keep ahead: it leaves the subject again and again."""
 

@@ -21,9 +21,11 @@ import pytest
 
 import zmqmq
 import zmqmq.aio
-from tests.e2e.command_line import CLI, SECONDS
+from tests.e2e.command_line import CLI, SECONDS, until_it_holds
 from zmqmq.errors import ConfigError, ConflictError, CorruptDataError, NotFoundError, UsageError
 
+WAIT = SECONDS * 1_000
+"""What a fetch waits for records that are there: half a second is the default."""
 _numbers = itertools.count()
 PROGRAM = """
 import os, sys, time, zmqmq
@@ -73,8 +75,9 @@ def places(count: int, start: int = 0) -> list[tuple[int, int]]:
 
 
 def content(folder: Path, name: str) -> Any:
-    (path,) = folder.rglob(f"{name}.json")
-    return json.loads(path.read_text())
+    paths = [*folder.rglob(f"{name}.json")]
+    assert len(paths) == 1, paths
+    return json.loads(paths[0].read_text())
 
 
 def start_program(*arguments: object) -> subprocess.Popen[str]:
@@ -117,7 +120,7 @@ def test_what_is_pushed_is_committed_like_what_is_pulled(
             fill(mq, topic, 100)
             seen: list[tuple[int, int]] = []
             while len(seen) < 100:
-                seen += [(r.partition, r.offset) for r in consumer.fetch(100, SECONDS * 1000)]
+                seen += [(r.partition, r.offset) for r in consumer.fetch(100, WAIT)]
             consumer.commit()
         assert sorted(seen) == places(100 * (turn + 1), 50 * turn)
         rows = content(tmp_path, "me")["offsets"]
@@ -142,7 +145,7 @@ def test_commits_by_hand(mq: zmqmq.Client, topic: str, tmp_path: Path) -> None:
     options: Any = {"broadcast": "me", "offsets_dir": tmp_path, "auto_commit": False}
     with mq.consumer(topic, **options) as consumer:
         assert consumer.committed(topic, 0) is None
-        consumer.fetch(5)
+        consumer.fetch(5, WAIT)
     with mq.consumer(topic, **options, stop_at_end=True) as consumer:
         assert len(list(consumer)) == 20  # nothing was committed
         consumer.commit({(topic, 0): 4})
@@ -170,10 +173,11 @@ def test_offsets_are_committed_while_it_reads(mq: zmqmq.Client, topic: str, tmp_
         topic, broadcast="me", offsets_dir=tmp_path, auto_commit_ms=10, stop_at_end=True
     ) as consumer:
         assert len(list(consumer)) == 20
-        end = time.monotonic() + SECONDS
-        while [consumer.committed(topic, p) for p in range(2)] != [10, 10]:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+
+        def is_committed() -> None:
+            assert [consumer.committed(topic, p) for p in range(2)] == [10, 10]
+
+        until_it_holds(is_committed)
 
 
 def test_an_automatic_commit_does_not_go_back_behind_one_by_hand(
@@ -191,8 +195,8 @@ def test_an_automatic_commit_does_not_go_back_behind_one_by_hand(
         topic, broadcast="me", offsets_dir=tmp_path, partitions=[0], auto_commit_ms=10
     ) as consumer:
         for count in (2, 4, 6):
-            consumer.fetch(1)
-            consumer.fetch(1)
+            consumer.fetch(1, WAIT)
+            consumer.fetch(1, WAIT)
             consumer.commit()
             end = time.monotonic() + 0.3
             while time.monotonic() < end:
@@ -207,10 +211,12 @@ def test_killed_in_the_middle_nothing_is_skipped(
     with start_program(servers, topic, tmp_path, "me", 1_000_000) as process:
         assert process.stdout is not None
         output = process.stdout.readline()
-        end = time.monotonic() + SECONDS
-        while has_committed and not list(tmp_path.rglob("me.json")):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+
+        def is_committed() -> None:  # what it has in hand first is not
+            assert any(row["offset"] for row in content(tmp_path, "me")["offsets"])
+
+        if has_committed:
+            until_it_holds(is_committed)
         process.kill()
         output += process.stdout.read()  # `communicate` would lose what `readline` has buffered
     before = seen_in(output)
@@ -293,7 +299,7 @@ def test_a_forked_child_is_told_and_holds_nothing(
         address, topic, folder = sys.argv[1:]
         mq = zmqmq.connect(address)
         consumer = mq.consumer(topic, broadcast="me", offsets_dir=folder, auto_commit_ms=10)
-        consumer.fetch(10)
+        consumer.fetch(10, 60_000)
         if os.fork() == 0:
             try:
                 consumer.commit()
@@ -370,7 +376,7 @@ class TestAio:
                 ) as consumer,
             ):
                 for _ in range(10):
-                    await consumer.fetch(1)
+                    await consumer.fetch(1, WAIT)
                     await asyncio.sleep(0.02)
                 await consumer.commit()
 
@@ -394,8 +400,12 @@ class TestAio:
             topic, broadcast="me", offsets_dir=tmp_path, auto_commit_ms=10
         ) as consumer:
             for _ in range(10):
-                consumer.fetch(1)
-                time.sleep(0.02)
+                consumer.fetch(1, WAIT)
+
+            def is_committed() -> None:  # automatically
+                assert "zmqmq-offsets" in threads
+
+            until_it_holds(is_committed)
             consumer.commit()
 
         assert {*threads} == {"MainThread", "zmqmq-offsets"}
@@ -417,7 +427,7 @@ class TestAio:
                 await zmqmq.aio.connect(servers) as client,
                 client.consumer(topic, broadcast="me", offsets_dir=tmp_path) as consumer,
             ):
-                await consumer.fetch(20)
+                await consumer.fetch(20, WAIT)
                 await consumer.commit({(topic, 0): 1})
                 with monkeypatch.context() as patch:
                     patch.setattr(os, "fsync", fsync)

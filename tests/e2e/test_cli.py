@@ -491,7 +491,7 @@ def test_a_broker_takes_its_settings_from_a_file_and_keeps_its_records(tmp_path:
 def test_the_broker_ends_on_ctrl_c(tmp_path: Path) -> None:
     process, _ = start_broker(tmp_path / "data")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=SECONDS)
 
     assert process.returncode == 0
 

@@ -14,19 +14,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import zmqmq
 from tests.e2e.command_line import start_broker, stop
 from tests.support.etcd_process import free_ports
 from tests.support.lossy_push import LossyPush
 
-SECONDS = 100
+SECONDS = 220
+pytestmark = pytest.mark.timeout(300)
 RECORDS = 1_500
 SIZES = [10, 300, 3_000, 10_000]
 LOST = 0.02
 PAUSE_MS = 150
 """Of the slow ones after each fetch: produced is faster."""
 COLD_MAX = 10
-"""The kernel does not always tell what it has in memory; there are thousands of reads."""
+COLD_SHARE = 0.05
+"""Of the reads. The kernel does not always tell what it has in memory, while pages are written in
+particular; what it then reads from the disk is nothing."""
 READ_MAX = 1_000_000
 """Bytes; the topic has five times as many, and each reader reads all of them."""
 
@@ -57,6 +62,13 @@ def measures(mq: zmqmq.Client, broker: subprocess.Popen[bytes]) -> dict[str, Any
     """What the broker says, and what the kernel says that it read from a disk."""
     io = Path(f"/proc/{broker.pid}/io").read_text().split()
     return {**mq.describe("broker")[0], "read_from_disk": int(io[io.index("read_bytes:") + 1])}
+
+
+def check_disk(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """As good as nothing was read from it."""
+    grown = {name: after[name] - before[name] for name in ("cold_reads", "shared_reads")}
+    assert grown["cold_reads"] < COLD_MAX + COLD_SHARE * grown["shared_reads"], grown
+    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
 
 
 def produce(mq: zmqmq.Client, topic: str, records: int = RECORDS, pace: float = 0.006) -> None:
@@ -112,8 +124,7 @@ def test_a_hundred_subscribers(tmp_path: Path) -> None:
     )
     assert lossy.lost > 0
     assert lossy.passed > 20 * (after["pushes"] - before["pushes"]), "most of it was published"
-    assert after["cold_reads"] - before["cold_reads"] < COLD_MAX
-    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
+    check_disk(before, after)
     assert after["shared_reads"] > before["shared_reads"]
 
 
@@ -131,5 +142,4 @@ def test_consumers_that_pull_at_the_same_position_share_reads(tmp_path: Path) ->
     assert read >= 20 * before["bytes_in"]
     assert after["shared_reads"] - before["shared_reads"] >= 10
     assert 0 < after["read_cache_bytes"] <= 32 << 20
-    assert after["cold_reads"] - before["cold_reads"] < COLD_MAX
-    assert after["read_from_disk"] - before["read_from_disk"] < READ_MAX
+    check_disk(before, after)

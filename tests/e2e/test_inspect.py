@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command_line import CLI, FORMATS, parsed, start_broker, stop
+from tests.e2e.command_line import CLI, FORMATS, SECONDS, parsed, start_broker, stop, until_it_holds
 from zmqmq.core.storage.log import LogKey
 from zmqmq.demo import Seen
 from zmqmq.runtime.offline_reader import verify_directory
@@ -119,12 +119,16 @@ def test_a_log_of_no_topic_is_named_and_left_alone(
         for name in ("stays", "goes"):
             mq.topics.create(name)
             with mq.producer(name) as producer:
-                producer.send(b"x").result(10)
+                producer.send(b"x").result(SECONDS)
         stays, goes = (LogKey(mq.topics.describe(n).id, 0).folder for n in ("stays", "goes"))
     shutil.copytree(data / goes, aside)
     with Broker(data) as broker, broker.connect() as mq:
         mq.topics.delete("goes")
-    assert not (data / goes).exists()
+
+        def is_gone() -> None:
+            assert not (data / goes).exists()
+
+        until_it_holds(is_gone)
     assert verify_directory(data).actions == []
     assert "no topic" not in caplog.text
     shutil.copytree(aside, data / goes)

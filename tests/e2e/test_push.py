@@ -19,7 +19,8 @@ from tests.e2e.command_line import CLI, start_broker, stop
 from tests.support.etcd_process import free_ports
 from zmqmq.wire.apis import PUSH_BYTES_MAX
 
-SECONDS = 60
+SECONDS = 100
+pytestmark = pytest.mark.timeout(300)
 SIZES = [10, 100, 5_000, 40_000, PUSH_BYTES_MAX, 200_000]
 """Of records: some batches are pushed together, others one by one or not at all."""
 

@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 
+from tests.e2e.command_line import SECONDS, until_it_holds
 from tests.hostile.raw import TIMEOUT_S, BrokerProcess, RawClient, batch_of, wait_until
 from tests.support.etcd_process import free_ports
 from tests.support.node import node_modules
@@ -73,7 +74,7 @@ class Subscriber:
     def has_read(self, values: list[bytes]) -> bool:
         """Whether it comes to have read these, and nothing else."""
         size = sum(map(len, values)) + len(values)
-        assert wait_until(lambda: self._read.stat().st_size >= size, 30), self.said
+        assert wait_until(lambda: self._read.stat().st_size >= size, SECONDS), self.said
         return self._read.read_bytes() == b"".join(value + b"\n" for value in values)
 
     @property
@@ -122,10 +123,14 @@ def test_a_subscriber_gets_every_record_once_and_in_order(program: str, tmp_path
                 producing.batches(20)
                 time.sleep(0.1)
             assert subscriber.has_read(producing.values)
-            time.sleep(1.2)  # whatever else was missing when it began has been told by now
-            before = subscriber.said
-            assert subscriber.has_read(producing.batches(50))
-            assert subscriber.said == before  # all of them were pushed
+
+            def is_pushed() -> str:  # whatever was missing when it began is told within a second
+                before = subscriber.said
+                assert subscriber.has_read(producing.batches(50))
+                assert subscriber.said == before
+                return before
+
+            before = until_it_holds(is_pushed)
             assert subscriber.has_read(producing.batches(2, records=100, size=1_000))
             assert subscriber.said.count("fetching") > before.count("fetching")  # too large
 

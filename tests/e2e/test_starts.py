@@ -53,7 +53,7 @@ def test_a_broker_that_is_ready_serves_every_partition(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with BrokerProcess(folder) as broker:
         assert broker.wait_ready(), broker.errors
-        with connected(broker) as client:
+        with connected(broker, timeout_s=60) as client:
             fields = {"topic": "t", "partitions": PARTITIONS}
             topic_id = client.ask(Api.CREATE_TOPIC, fields)[0]["id"]
         broker.kill()
@@ -61,6 +61,6 @@ def test_a_broker_that_is_ready_serves_every_partition(tmp_path: Path) -> None:
     for _ in range(3):
         with BrokerProcess(folder) as broker:
             assert broker.wait_ready(), broker.errors
-            with connected(broker) as client:
+            with connected(broker, timeout_s=60) as client:
                 assert client.ask(Api.LIST_OFFSETS, asked)[0]["offsets"] == [[0, None]] * PARTITIONS
             broker.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import os
 import secrets
@@ -23,8 +24,9 @@ from tests.support.broker_process import missing
 from zmqmq.runtime.etcd.version import Version
 
 START_S = 30.0
-PORTS = range(12_000, 32_000)
-"""Below net.ipv4.ip_local_port_range."""
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+PORTS = range(12_000 + 2_500 * WORKER, 14_500 + 2_500 * WORKER)
+"""Below net.ipv4.ip_local_port_range; other workers have others."""
 OLDEST = Version(3, 5, 16)
 
 
@@ -56,16 +58,21 @@ def on_uvloop(work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
+_start = secrets.randbelow(len(PORTS))
+_ports = itertools.cycle([*PORTS[_start:], *PORTS[:_start]])
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has now. Not from where connections take theirs: one of those
-    could be taken before it is listened on, or while its broker is down."""
-    found: dict[int, None] = {}
+    """Ports of 127.0.0.1 that nobody has now. Not from where connections take theirs, and none
+    twice before all others had their turn: one of those could be taken before it is listened on,
+    or while its broker is down."""
+    found: list[int] = []
     while len(found) < count:
-        port = secrets.choice(PORTS)
+        port = next(_ports)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
-            found[port] = None
-    return list(found)
+            found.append(port)
+    return found
 
 
 class EtcdMember:

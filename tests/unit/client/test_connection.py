@@ -54,6 +54,21 @@ def test_a_socket_says_hello_before_anything_else() -> None:
     assert [sent.api for sent in world.sent] == [Api.DESCRIBE]
 
 
+def test_a_server_that_does_not_answer_hello_holds_nobody_up_for_long() -> None:
+    """It may be frozen: the command line gives up after 3 seconds."""
+    world = World(servers=("a:1", "b:2"))
+    asked = Asked(world)
+    world.advance(900)
+    assert [*world.open.values()] == ["a:1"]
+    world.advance(200)
+    assert [*world.open.values()] == ["a:1", "b:2"]
+    world.take(Api.HELLO)  # nobody answers
+    world.greet(2)
+
+    world.answer(world.take(Api.DESCRIBE), {"items": []})
+    assert asked.answers == [Reply({"items": []}, [], 2)]
+
+
 def test_an_answer_goes_to_who_asked_whatever_the_order() -> None:
     world = greeted()
     first, second = Asked(world), Asked(world)
@@ -233,7 +248,7 @@ def test_bootstrap_servers_are_tried_one_after_the_other() -> None:
     assert world.open[world.socket] == "a:1"
     world.refuse_connection()
     assert world.open[world.socket] == "b:2"
-    world.advance(3_000)  # no answer to HELLO
+    world.advance(1_000)  # no answer to HELLO
     assert world.open[world.socket] == "c:3"
     world.sent = world.sent[-1:]
     world.greet()
@@ -246,9 +261,9 @@ def test_bootstrap_servers_are_tried_one_after_the_other() -> None:
 def test_connecting_says_what_happened_at_each_address() -> None:
     world = World(servers=("a:1", "b:2"))
     promise = Promise()
-    world.core.connect(promise, world.now + 1_000 * MS)
+    world.core.connect(promise, world.now + 900 * MS)
     world.refuse_connection()
-    world.advance(1_000)
+    world.advance(900)
 
     assert isinstance(promise.error, DisconnectedError)
     assert "a:1: refused or unreachable" in str(promise.error)

@@ -61,6 +61,8 @@ CALLS_MAX: Final = 4_096
 REQUESTS_IN_FLIGHT_MAX: Final = 64
 """Requests that were sent and are not answered: as many as the socket's queue takes."""
 GREETING_TIMEOUT: Final = 3 * SECOND
+GREETING_ALONE: Final = SECOND
+"""Without an answer to HELLO for so long another broker is tried too: this one may be frozen."""
 SILENCE_MAX: Final = SECOND
 """A broker that owes an answer and is not heard for so long is asked whether it is there."""
 PROBE_TIMEOUT: Final = 7 * SECOND
@@ -197,6 +199,13 @@ class Connection:
     def is_fit(self, now: int) -> bool:
         """Whether to ask it what any broker could answer."""
         return self.is_sound(now) and self._others_until <= now
+
+    @property
+    def greets_alone_until(self) -> int:
+        """Until when nobody else is tried because this one may answer; 0: that is no reason."""
+        if self.phase is not Phase.GREETING or self.failures >= 2:
+            return 0  # an attempt that has failed twice already is not worth waiting for
+        return self._greeting_deadline - GREETING_TIMEOUT + GREETING_ALONE
 
     def prefer_others(self, now: int) -> None:
         """What it has said is to be heard of another one too; it may well be right."""

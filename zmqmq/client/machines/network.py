@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from zmqmq.client.machines.connection import Connection, Identity, Phase
+from zmqmq.client.machines.connection import Connection, Identity
 from zmqmq.client.machines.effects import (
     NEVER,
     Body,
@@ -290,12 +290,11 @@ class Network:
             self._by_socket.pop(socket, None)
 
     def _seek_at(self) -> int:
-        """When the next address may be tried; NEVER while an attempt is under way."""
-        if any(c.phase is Phase.GREETING and c.failures < 2 for c in self.connections.values()):
-            return NEVER  # an attempt that has failed twice already is not worth waiting for
+        """When the next address may be tried."""
         known = self.connections
         closed = self._closed_addresses()
-        return min((known[a].reopen_at if a in known else 0 for a in closed), default=NEVER)
+        at = min((known[a].reopen_at if a in known else 0 for a in closed), default=NEVER)
+        return max([at, *(c.greets_alone_until for c in known.values())])
 
     def _seek_home(self, now: int) -> None:
         if self.is_closed or now < self._seek_at():
