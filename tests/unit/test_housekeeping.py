@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 
 from zmqmq.config.load import load
 from zmqmq.core.broker.events import OpenLog
-from zmqmq.core.storage.data_directory import QUARANTINE_FOLDER, read_checkpoints
+from zmqmq.core.storage.data_directory import (
+    QUARANTINE_FOLDER,
+    read_checkpoints,
+    write_checkpoints,
+)
 from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DiskFullError
@@ -137,3 +142,38 @@ def test_a_full_disk_is_told_of(
     full, again = said()
     assert "the disk has 1000000 bytes left and storage.free_bytes_min is 2000000" in full
     assert again == "the disk has room again: 3000000 bytes"
+
+
+def test_a_stop_leaves_the_checkpoint_file_to_one_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was under way goes on in its thread while another one, of a log that is cut, wants
+    to write: both would have the same scratch file, and the older rows could be the last."""
+    writes, works = threading.Event(), threading.Event()
+    writers: list[int] = []
+    most: list[int] = []
+
+    def write_slowly(disk: OSDisk, rows: dict[str, Checkpoint]) -> None:
+        writers.append(1)
+        most.append(len(writers))
+        writes.set()
+        assert works.wait(30)
+        write_checkpoints(disk, rows)
+        writers.pop()
+
+    async def work() -> None:
+        flags = {"broker.bind": "127.0.0.1:0", "broker.data_dir": str(tmp_path)}
+        async with RunningBroker(load(None, {}, flags).config) as running:
+            housekeeping = running.server._housekeeping
+            monkeypatch.setattr("zmqmq.runtime.housekeeping.write_checkpoints", write_slowly)
+            housekeeping._tasks.append(asyncio.create_task(housekeeping.write()))
+            assert await asyncio.to_thread(writes.wait, 30)
+            stopping = asyncio.create_task(housekeeping.stop())
+            cutting = asyncio.create_task(housekeeping.discard("logs/x"))
+            await asyncio.sleep(0.3)
+            works.set()
+            await stopping
+            await cutting
+
+    asyncio.run(work())
+    assert max(most) == 1
