@@ -39,7 +39,8 @@ FLUSHERS: Final = {"b1": "threads", "b2": "threads", "b3": "auto"}
 """strace and the shim cannot reach what a kernel thread flushes."""
 SYNCS: Final = "fsync,fdatasync,syncfs"
 GAVE_UP: Final = "error: no answer from etcd"
-"""A broker that finds no etcd when it starts ends, for its supervisor to start it again."""
+"""A broker ends that loses its etcd in the middle of its start, for its supervisor to start it
+again."""
 COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
 """What nobody has caught, or what was logged as if nobody had."""
 

@@ -98,7 +98,7 @@ class BrokerProcess:
     def stop(self) -> int:
         """A clean stop."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         """Of the whole session: strace and what it traces."""
