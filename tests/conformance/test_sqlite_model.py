@@ -14,7 +14,6 @@ import pytest
 from tests.support.memory_store import MemoryStore
 from zmqmq.core.meta.store import (
     Batch,
-    Commit,
     CompactedError,
     Delete,
     If,
