@@ -113,6 +113,30 @@ def test_nothing_is_begun_after_an_end_without_a_stop(
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
+def test_a_broker_that_has_halted_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a test of somebody's: it told of a closed loop, and its directory stayed in use."""
+    servers: list[Server] = []
+    start = Server.start
+
+    async def start_and_say(server: Server) -> None:
+        servers.append(server)
+        await start(server)
+
+    monkeypatch.setattr(Server, "start", start_and_say)
+    broker = Broker(tmp_path).start()
+    assert broker._loop is not None
+    assert broker._thread is not None
+    halt = [Halt("the disk of t/0 has failed")]
+    broker._loop.call_soon_threadsafe(servers[0]._carry_out, halt)
+    broker._thread.join(30)
+    with pytest.raises(HaltedError, match="t/0"):
+        broker.stop()
+    with broker, broker.connect() as client:
+        client.ping()
+
+
 def test_a_stop_ends_with_what_broke_meanwhile(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
