@@ -25,7 +25,8 @@ class Nemesis:
     def work(self, schedule: Sequence[Planned]) -> None:
         """The schedule, from its beginning until its last fault has ended.
 
-        One that takes longer to come about or to end than was planned makes the others late.
+        One that takes long to come about or to end makes all others so much later: if they came at
+        once then, most would meet what is taken, and be spared.
         """
         began = time.monotonic()
         ends: list[tuple[float, int, Fault]] = []
@@ -36,14 +37,16 @@ class Nemesis:
             begins = waiting[-1].at_ms if waiting else float("inf")
             if min(due, begins) > now:
                 time.sleep(min(due, begins, now + 1_000) / 1_000 - now / 1_000)
-            elif due <= begins:
+                continue
+            busy_since = time.monotonic()
+            if due <= begins:
                 self._end(heapq.heappop(ends)[2])
             else:
                 plan = waiting.pop()
                 fault = self._begin(plan)
                 if fault is not None:
-                    until = (time.monotonic() - began) * 1_000 + plan.duration_ms
-                    heapq.heappush(ends, (until, len(waiting), fault))
+                    heapq.heappush(ends, (now + plan.duration_ms, len(waiting), fault))
+            began += time.monotonic() - busy_since
 
     def heal(self) -> None:
         """Every fault has ended, and every process runs."""

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ FLUSHERS: Final = {"b1": "threads", "b2": "threads", "b3": "auto"}
 """strace and the shim cannot reach what a kernel thread flushes."""
 SYNCS: Final = "fsync,fdatasync,syncfs"
 GAVE_UP: Final = "error: no answer from etcd"
-"""A broker that finds no etcd when it starts ends, for its supervisor to start it again."""
+"""A broker ends that loses its etcd in the middle of its start, for its supervisor to start it
+again."""
 COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
 """What nobody has caught, or what was logged as if nobody had."""
 
@@ -125,6 +127,8 @@ class Processes:
         self._processes = {node: self._member(node, etcd) for node in MEMBERS}
         self._processes |= {node: self._broker(node, n) for n, node in enumerate(BROKERS, 1)}
         self._tracers: dict[str, subprocess.Popen[bytes]] = {}
+        self._full: set[str] = set()
+        """On these disks a broker may not even start."""
 
     @property
     def servers(self) -> str:
@@ -135,7 +139,9 @@ class Processes:
 
     def start(self, node: str) -> None:
         """Start it, unless it runs; does not wait until it serves."""
-        self._processes[node].start()
+        process = self._processes[node]
+        process.start()
+        process.is_excused |= node in self._full
 
     def stop(self, node: str) -> None:
         """SIGTERM, and SIGKILL if that does not end it in a while."""
@@ -204,16 +210,22 @@ class Processes:
         process.is_excused = True
         command = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", f"trace={SYNCS}"]
         command += ["-e", f"inject={SYNCS}:error=EIO", "-p", str(process.pid)]
-        self._tracers[node] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        tracer = self._tracers[node] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            status = Path(f"/proc/{process.pid}/status")
+            while tracer.poll() is None and "TracerPid:\t0\n" in status.read_text():
+                time.sleep(0.02)
 
     def fill(self, node: str) -> None:
         """No room is left on its disk."""
+        self._full.add(node)
         self._processes[node].is_excused = True
         self._disks[node].fill()
 
     def free(self, node: str) -> None:
         """The opposite."""
         self._disks[node].free()
+        self._full.discard(node)
 
     def wipe(self, node: str) -> None:
         """Remove its data. The broker must be down."""

@@ -32,7 +32,7 @@ from zmqmq.core.meta.store import (
     TooLargeError,
 )
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """How long what must happen may take."""
 
 

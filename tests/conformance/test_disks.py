@@ -44,9 +44,14 @@ def test_what_was_dropped_from_memory_is_not_waited_for(tmp_path: Path) -> None:
     if file.read_cached(0, 1) is None:
         pytest.skip("this file system cannot tell what is cached")
     file.sync()
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    assert file.read_cached(500_000, 1000) is None
+    # A page that somebody is looking at just now stays.
+    for _ in range(100):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        found = file.read_cached(500_000, 1000)
+        if found is None:
+            break
+        time.sleep(0.01)
+    assert found is None
     assert file.read(500_000, 1000) == b"x" * 1000
 
 

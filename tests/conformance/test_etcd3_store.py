@@ -18,8 +18,8 @@ from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
 class EtcdBench:
     """Stores of one etcd, which outlives the test."""
 
-    ttl_s = 3.0
-    """Etcd grants 2 at least; a machine that is busy takes its part of it."""
+    ttl_s = 6.0
+    """Etcd grants 2 at least. Whoever stands still for two thirds of it has lost his session."""
 
     def __init__(self, etcd: EtcdCluster, prefix: bytes, namespace: str) -> None:
         self.prefix = prefix

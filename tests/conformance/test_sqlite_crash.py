@@ -51,10 +51,10 @@ def test_every_commit_that_was_reported_survives_sigkill(tmp_path: Path) -> None
         child = [sys.executable, "-c", COMMITTER, str(path), f"{turn}", "1000000", "3"]
         with subprocess.Popen(child, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            first = process.stdout.readline()
+            first = [process.stdout.readline() for _ in range(20)]
             time.sleep(random.uniform(0, 0.3))
             process.kill()
-            lines = [first, *process.stdout.read().splitlines(keepends=True)]
+            lines = [*first, *process.stdout.read().splitlines(keepends=True)]
         for line in lines:
             if line.endswith(b"\n"):
                 lane, i, revision = line.split()

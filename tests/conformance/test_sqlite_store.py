@@ -8,8 +8,9 @@ import math
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class SqliteBench:
     """Stores in files of one directory."""
 
     prefix = b"zmqmq/test/"
-    ttl_s = 0.4
+    ttl_s = 2.5
+    """Whoever stands still for so long has lost his session."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -190,15 +192,16 @@ def test_a_full_disk_refuses_a_commit_and_everything_in_it(tmp_path: Path) -> No
         await store._worker.run(
             lambda tables: tables._db.execute("PRAGMA max_page_count = 20").fetchall(),
             is_write=False,
-            timeout_s=5,
+            timeout_s=30,
         )
-        busy = await keep_busy(store)
         large = [Put(b"a", b"2"), Put(b"b", bytes(60_000)), Put(b"c", bytes(60_000))]
-        group = [store.commit([Put(b"small", b"")]), store.commit(large)]
+        async with busy(store):
+            calls = (store.commit([Put(b"small", b"")]), store.commit(large))
+            group = [asyncio.create_task(call) for call in calls]
+            await asyncio.sleep(0)
         for done in await asyncio.gather(*group, return_exceptions=True):
             assert isinstance(done, UnavailableError)
             assert "full" in str(done)
-        await busy
 
         assert [kv.value for kv in (await store.list(b"")).items] == [b"1"]
         assert await put(store, Delete(b"a")) == before + 1
@@ -206,22 +209,32 @@ def test_a_full_disk_refuses_a_commit_and_everything_in_it(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
-async def keep_busy(store: SqliteStore) -> asyncio.Task[None]:
-    """Have the thread do something for a while, so that calls queue up behind it."""
-    work = store._worker.run(lambda _: time.sleep(0.2), is_write=False, timeout_s=5)
-    task = asyncio.create_task(work)
-    await asyncio.sleep(0.05)
-    return task
+@contextlib.asynccontextmanager
+async def busy(store: SqliteStore) -> AsyncIterator[None]:
+    """Have the thread do something meanwhile, so that calls queue up behind it."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def work(_: SqliteTables) -> None:
+        has_begun.set()
+        assert may_end.wait(60)
+
+    task = asyncio.create_task(store._worker.run(work, is_write=False, timeout_s=60))
+    assert await asyncio.to_thread(has_begun.wait, 60)
+    try:
+        yield
+    finally:
+        may_end.set()
+        await task
 
 
 def test_calls_that_cannot_begin_in_time_did_nothing(tmp_path: Path) -> None:
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        busy = await keep_busy(store)
-        for call in (store.commit([Put(b"a", b"")], timeout_s=0.02), store.get(b"a", timeout_s=0)):
-            with pytest.raises(UnavailableError, match="no answer within"):
-                await call
-        await busy
+        calls = (store.commit([Put(b"a", b"")], timeout_s=0.02), store.get(b"a", timeout_s=0))
+        async with busy(store):
+            for call in calls:
+                with pytest.raises(UnavailableError, match="no answer within"):
+                    await call
 
         assert await store.get(b"a") is None
         assert await put(store) == 1
@@ -232,11 +245,11 @@ def test_calls_that_cannot_begin_in_time_did_nothing(tmp_path: Path) -> None:
 def test_a_commit_that_is_cancelled_before_it_began_does_not_happen(tmp_path: Path) -> None:
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        busy = await keep_busy(store)
-        doomed = asyncio.create_task(store.commit([Put(b"a", b"")]))
-        await asyncio.sleep(0)
-        doomed.cancel()
-        await asyncio.wait((doomed, busy))
+        async with busy(store):
+            doomed = asyncio.create_task(store.commit([Put(b"a", b"")]))
+            await asyncio.sleep(0)
+            doomed.cancel()
+            await asyncio.wait((doomed,))
 
         assert doomed.cancelled()
         assert await put(store) == 1
@@ -251,7 +264,7 @@ def test_opening_that_is_cancelled_lets_go_of_the_file(tmp_path: Path) -> None:
         doomed.cancel()
         await asyncio.wait((doomed,))
         assert doomed.cancelled()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 store = SqliteStore(tmp_path / "x")
                 try:
@@ -275,10 +288,11 @@ def test_a_commit_that_has_begun_is_waited_for(tmp_path: Path) -> None:
         store = await bench.store()
 
         def slow(_: SqliteTables) -> str:
-            time.sleep(0.2)
+            time.sleep(1.2)
             return "done"
 
-        assert await store._worker.run(slow, is_write=True, timeout_s=0.02) == "done"
+        # The thread has a second to begin.
+        assert await store._worker.run(slow, is_write=True, timeout_s=1) == "done"
 
     run(tmp_path, test)
 
@@ -297,9 +311,9 @@ def test_commits_at_once_share_flushes_and_keep_their_order(tmp_path: Path) -> N
 def test_a_session_ends_at_its_deadline_when_the_loop_stood_still(tmp_path: Path) -> None:
     async def test(bench: SqliteBench) -> None:
         store = await bench.store()
-        session = await store.session(0.2)
+        session = await store.session(2)
         await put(store, Put(b"a", b"", session.id))
-        time.sleep(0.25)  # noqa: ASYNC251 - the loop is what stands still
+        time.sleep(2.05)  # noqa: ASYNC251 - the loop is what stands still
         assert not session.alive
         assert "not renewed" in await session.wait_lost()
         assert [e.type for b in await batches(store, b"a", 2, 2) for e in b.events][1] == "delete"
@@ -336,7 +350,7 @@ def test_a_grant_that_was_cancelled_leaves_no_lease(tmp_path: Path) -> None:
             if not task.cancelled():
                 await task.result().close()
         await asyncio.gather(*store._expiries)
-        leases = await store._worker.run(lambda t: t.leases(), is_write=False, timeout_s=5)
+        leases = await store._worker.run(lambda t: t.leases(), is_write=False, timeout_s=30)
         assert leases == {}
 
     run(tmp_path, test)
@@ -347,9 +361,14 @@ def test_an_idle_store_costs_nothing(tmp_path: Path) -> None:
         store = await bench.store()
         watching = asyncio.create_task(batches(store, b"", 2, 1))
         await asyncio.sleep(0.1)
-        began = time.process_time()
-        await asyncio.sleep(1)
-        assert time.process_time() - began < 0.01
+        spent = []
+        for _ in range(3):  # others in this process may have something to do in one of them
+            began = time.process_time()
+            await asyncio.sleep(1)
+            spent.append(time.process_time() - began)
+            if spent[-1] < 0.01:
+                break
+        assert min(spent) < 0.01, spent
         await put(store, Put(b"a", b""))
         await watching
 
@@ -387,7 +406,7 @@ asyncio.run(main(sys.argv[1]))
 def test_after_a_failed_flush_the_store_is_over(tmp_path: Path) -> None:
     path = tmp_path / "x"
     child = [sys.executable, "-c", FAILING_DISK, str(path)]
-    done = subprocess.run(child, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(child, capture_output=True, text=True, timeout=100, check=False)
     assert done.stderr == ""
     ambiguous, *closed, lost = done.stdout.splitlines()
     assert "may have done it" in ambiguous

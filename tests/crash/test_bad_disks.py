@@ -138,7 +138,7 @@ def stopped_broker(folder: Path) -> None:
 def refusal_of(folder: Path) -> str:
     with BrokerProcess(folder, log=folder.with_name("refused")) as broker:
         assert not broker.wait_ready(), "it started"
-        assert broker.process.wait(20) not in (0, 1), "neither a success nor a bug"
+        assert broker.process.wait(60) not in (0, 1), "neither a success nor a bug"
         errors = broker.errors
     assert "Traceback" not in errors, errors
     return errors

@@ -92,6 +92,7 @@ def cut_often(tmp_path: Path, cuts: int, seed: int) -> None:
         assert len(said.acknowledged) > cuts, "hardly anything was acknowledged: nothing was tested"
 
 
+@pytest.mark.timeout(300)
 def test_twenty_power_cuts_lose_nothing(tmp_path: Path) -> None:
     cut_often(tmp_path, 20, 1)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 
 pytest.register_assert_rewrite("tests.conformance.metadata_store")
@@ -30,7 +32,7 @@ from zmqmq.runtime.etcd.store import EtcdStore  # noqa: E402
 from zmqmq.runtime.etcd.watch import SILENCE_S  # noqa: E402
 from zmqmq.runtime.mirror import Mirror  # noqa: E402
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SHORT_S = 1.0
 """For a call of which the answer is lost."""
 
@@ -73,7 +75,7 @@ def test_a_commit_whose_reply_is_lost_may_have_happened(etcd: EtcdCluster) -> No
         async with both(etcd) as (proxy, store, direct):
             proxy.loses_replies = True
             with pytest.raises(AmbiguousError):
-                await store.commit([Put(b"reply", b"1")], timeout_s=SHORT_S)
+                await store.commit([Put(b"reply", b"1")], timeout_s=3 * SHORT_S)
             proxy.cut()
 
             kv = await store.get(b"reply")
@@ -134,7 +136,10 @@ def test_a_commit_that_cannot_be_sent_has_not_happened(etcd: EtcdCluster) -> Non
 
             # The connection breaks while nothing is asked, and no other comes about.
             proxy.cut()
-            await asyncio.sleep(0.2)
+            channel = store._connection.endpoint.channel._channel
+            async with asyncio.timeout(PATIENCE_S):
+                while channel.get_state() is grpc.ChannelConnectivity.READY:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)  # gRPC hears of it in a thread of its own
             proxy.loses_requests = True
             with pytest.raises(UnavailableError, match=proxy.endpoint):
                 await store.commit([Put(b"never", b"")], timeout_s=SHORT_S)
@@ -185,9 +190,9 @@ async def silenced(etcd: EtcdCluster) -> AsyncIterator[tuple[EtcdStore, Callable
     ):
 
         def silence() -> None:
-            assert not (one.connections and other.connections)
-            used = one if one.connections else other
-            used.loses_replies = True
+            used = store._connection.endpoint.target
+            (proxy,) = (each for each in (one, other) if each.endpoint == used)
+            proxy.loses_replies = True
 
         yield store, silence
 
@@ -200,9 +205,9 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(
 
     async def keep() -> None:
         async with silenced(etcd) as (store, silence):
-            session = await store.session(3)
+            session = await store.session(6)
             silence()
-            await asyncio.sleep(5)
+            await asyncio.sleep(8)
             assert (session.alive, session.reason) == (True, None)
             await session.close()
 
@@ -212,7 +217,7 @@ def test_a_silent_member_is_left_by_a_session_and_by_a_watch_alone(
             assert (await anext(following)).revision == start
             silence()
             await put(direct, Put(b"silent", b""))
-            async with asyncio.timeout(2 * SILENCE_S + 5):
+            async with asyncio.timeout(2 * SILENCE_S + 7):
                 while not (await anext(following)).events:
                     pass
 
@@ -246,7 +251,7 @@ def test_closing_tells_perhaps_to_a_commit_and_ends_all_else(etcd: EtcdCluster) 
             for task in (getting, watching, granting):
                 with pytest.raises(StoreClosedError):
                     await task
-            assert asyncio.get_running_loop().time() - began_s < 1, "nobody waited for the time"
+            assert asyncio.get_running_loop().time() - began_s < 3, "somebody waited for the time"
 
     on_uvloop(test())
 
@@ -340,9 +345,10 @@ def test_a_watch_that_was_away_while_its_history_was_compacted_says_so(
 def test_a_lease_that_somebody_revokes_ends_its_session(etcd: EtcdCluster) -> None:
     async def test() -> None:
         async with opened(etcd.endpoints) as store:
-            session, other = await store.session(3), await store.session(3)
+            session, other = await store.session(6), await store.session(6)
             await put(store, Put(b"revoked", b"", session.id))
-            etcd.ctl("lease", "revoke", f"{session.id:x}")
+            # In a thread, for both are renewed meanwhile.
+            await asyncio.to_thread(etcd.ctl, "lease", "revoke", f"{session.id:x}")
 
             async with asyncio.timeout(PATIENCE_S):
                 reason = await session.wait_lost()
@@ -374,6 +380,18 @@ def test_a_lease_counts_from_when_its_renewal_was_sent(etcd: EtcdCluster) -> Non
     on_uvloop(test())
 
 
+async def until_foreign(call: Callable[[], Awaitable[object]]) -> None:
+    """The last of the attempts that a call has made may have been too slow to hear it."""
+    said = ""
+    for _ in range(5):
+        with pytest.raises(UnavailableError) as caught:
+            await call()
+        said = str(caught.value)
+        if "is of cluster" in said:
+            return
+    raise AssertionError(said)
+
+
 def test_members_of_another_cluster_are_not_asked(etcd: EtcdCluster, tmp_path: Path) -> None:
     """Of two clusters, or one that was set up anew: revisions would go back."""
 
@@ -384,11 +402,10 @@ def test_members_of_another_cluster_are_not_asked(etcd: EtcdCluster, tmp_path: P
                 await proxy.refuse()
                 proxy.target = foreign.endpoints
                 await proxy.listen()
-                for call in (store.get(b"ours", timeout_s=2), store.session(3, timeout_s=1)):
-                    with pytest.raises(UnavailableError, match="is of cluster"):
-                        await call
-                with pytest.raises(UnavailableError, match="is of cluster"):
-                    await store.commit([Put(b"ours", b"")], timeout_s=SHORT_S)
+                await until_foreign(partial(store.get, b"ours", timeout_s=SHORT_S))
+                await until_foreign(partial(store.session, 3, timeout_s=SHORT_S))
+                ours = [Put(b"ours", b"")]
+                await until_foreign(partial(store.commit, ours, timeout_s=SHORT_S))
             async with opened(foreign.endpoints) as store:
                 assert (await store.list(b"")).items == ()
 

@@ -7,7 +7,6 @@ Each test writes what it measured to the report of the run (`-rA` shows it).
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 import time
@@ -19,10 +18,19 @@ import pytest
 import zmq
 
 import zmqmq
-from tests.hostile.raw import MIB, SCALE, BrokerProcess, RawClient, batch_of, wait_until
+from tests.hostile.raw import (
+    MIB,
+    SCALE,
+    BrokerProcess,
+    RawClient,
+    batch_of,
+    descriptors,
+    wait_until,
+)
 from tests.hostile.zmtp import Wire
 from zmqmq.wire.apis import PUSH_BYTES_MAX, PUSH_QUEUE, Api
 
+pytestmark = pytest.mark.timeout(300)
 STALLED_MAX = PUSH_QUEUE * PUSH_BYTES_MAX
 """16 MiB, which is what one subscriber may cost."""
 SHARED = 24 * MIB
@@ -84,17 +92,13 @@ class Follower(threading.Thread):
 
     def finish(self) -> None:
         """It has all of them, once and in order."""
-        self.join(60)
+        self.join(120)
         assert self.numbers == list(range(self._count))
 
 
 def subscription(subject: bytes) -> bytes:
     """As it goes over the wire."""
     return Wire.packed(b"\x01" + subject, more=False)
-
-
-def descriptors(broker: BrokerProcess) -> int:
-    return len(os.listdir(f"/proc/{broker.pid}/fd"))  # noqa: PTH208 - links that vanish meanwhile
 
 
 @pytest.mark.parametrize(("size", "count"), [(PUSH_BYTES_MAX - 200, 3_210), (500, 3_000)])
@@ -136,7 +140,7 @@ def test_a_flood_of_connections_leaves_nothing_behind(tmp_path: Path) -> None:
         feeding = threading.Thread(target=feed, args=(broker, topic, count), daemon=True)
         feeding.start()
         connections, took = flood(topic, FLOOD_S)
-        feeding.join(60)
+        feeding.join(120)
         follower.finish()
         assert wait_until(lambda: descriptors(broker) <= files + 8)
         after = broker.rss_bytes()
@@ -230,7 +234,7 @@ def test_a_flood_of_messages_stays_in_bounds(
             except OSError:  # the broker has ended it
                 cut += 1
                 time.sleep(0.01)
-        feeding.join(60)
+        feeding.join(120)
         follower.finish()
         peak = broker.peak_bytes()
         print(  # noqa: T201

@@ -19,7 +19,8 @@ from integration.processes import Processes
 from integration.world import Way, Weather, What
 
 PORT = 7_000
-REACHED_S = 0.5
+REACHED_S = 10.0
+CUT_S = 0.5
 
 
 def say(tried: str) -> None:
@@ -76,6 +77,10 @@ except OSError as error:
         command = self._world.inside(node, sys.executable, "-c", code)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    def quickest(self, node: str) -> int:
+        """Of three questions, for whoever answers may be held up; in ms."""
+        return min(int(self.ask(node)) for _ in range(3))
+
 
 def try_network(world: Processes) -> None:
     """Cuts, resets, delay and loss."""
@@ -86,7 +91,8 @@ def try_network(world: Processes) -> None:
     ):  # fmt: skip
         for way in Way:
             world.cut("b1", what, way)
-            assert (echo.ask("b1") != "TIMEOUT") == reaches, (what, way)
+            said = echo.ask("b1", seconds=REACHED_S if reaches else CUT_S)
+            assert (said != "TIMEOUT") == reaches, (what, way, said)
             world.heal("b1", what, way)
         assert echo.ask("b1").isdigit(), what
     world.cut("b1", What.ALL)
@@ -106,14 +112,15 @@ def try_network(world: Processes) -> None:
     say("reset")
     world.slow("b1", Weather(delay_ms=150))
     time.sleep(0.5)
-    found = echo.ask("b1", seconds=5)
-    assert 150 <= int(found) < 1_500, found
+    found = echo.quickest("b1")
+    assert 150 <= found < 1_500, found
     world.calm("b1")
-    assert int(echo.ask("b1")) < 150
+    found = echo.quickest("b1")
+    assert found < 150, found
     say("delay")
     world.slow("b1", Weather(loss=1.0))
     time.sleep(0.5)
-    assert echo.ask("b1") == "TIMEOUT"
+    assert echo.ask("b1", seconds=CUT_S) == "TIMEOUT"
     world.calm("b1")
     assert echo.ask("b1").isdigit()
     say("loss")

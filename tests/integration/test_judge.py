@@ -34,6 +34,10 @@ def history() -> Entries:
         for each in clients:
             each.start()
         time.sleep(3)
+        end = time.monotonic() + 60
+        while len(acknowledged(history.entries)) <= 20:
+            assert time.monotonic() < end, "hardly anything is acknowledged"
+            time.sleep(0.1)
         for each in clients:
             each.stop()
         for each in clients:

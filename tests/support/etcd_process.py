@@ -163,19 +163,23 @@ class EtcdCluster:
         return ",".join(member.endpoint for member in self.members)
 
     def leader(self) -> EtcdMember:
-        """Who leads now, in the eyes of those who answer."""
-        said = self.ctl("endpoint", "status", "-w", "json", "--command-timeout", "10s")
-        for each in json.loads(said):
-            status = each["Status"]
-            if status["leader"] == status["header"]["member_id"]:
-                (found,) = (m for m in self.members if each["Endpoint"].endswith(m.endpoint))
-                return found
-        raise AssertionError(f"nobody leads: {said}")
+        """Who leads now, in the eyes of those who answer; an election is waited for."""
+        end = time.monotonic() + START_S
+        while True:
+            said = self.ctl("endpoint", "status", "-w", "json")
+            for each in json.loads(said):
+                status = each["Status"]
+                if status["leader"] == status["header"]["member_id"]:
+                    (found,) = (m for m in self.members if each["Endpoint"].endswith(m.endpoint))
+                    return found
+            assert time.monotonic() < end, f"nobody leads: {said}"
+            time.sleep(0.1)
 
     def ctl(self, *arguments: str) -> str:
         """What etcdctl prints."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-        command = [etcd_binary("etcdctl"), "--endpoints", self.endpoints, *arguments]
+        command = [etcd_binary("etcdctl"), "--endpoints", self.endpoints]
+        command += ["--command-timeout", "20s", *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, env=environ, timeout=START_S, check=False
         )

@@ -41,7 +41,7 @@ class LoopDisk:
 
     def unmount(self) -> None:
         """Who had files open has been told to end; it may take a moment."""
-        for _ in range(100):
+        for _ in range(600):
             done = subprocess.run(["umount", self.root], capture_output=True)
             if done.returncode == 0:
                 return

@@ -73,6 +73,8 @@ class LossyPush:
         greeting = 0
         while greeting < GREETING:  # each side waits for parts of the other's
             data = await reader.read(GREETING - greeting)
+            if not data:
+                return  # without this it would read the end for ever, and hold up everybody
             writer.write(data)
             greeting += len(data)
         rest = b""

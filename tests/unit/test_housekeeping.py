@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 
 from zmqmq.config.load import load
 from zmqmq.core.broker.events import OpenLog
-from zmqmq.core.storage.data_directory import QUARANTINE_FOLDER, read_checkpoints
+from zmqmq.core.storage.data_directory import (
+    QUARANTINE_FOLDER,
+    read_checkpoints,
+    write_checkpoints,
+)
 from zmqmq.core.storage.log import Log, LogKey
 from zmqmq.core.storage.recovery import Checkpoint
 from zmqmq.errors import DiskFullError
@@ -48,9 +53,9 @@ def test_a_partition_that_cannot_roll_takes_retention_from_no_other(
             mq.topics.create(name, config=config)
             with mq.producer(name) as producer:
                 for _ in range(8):
-                    producer.send(bytes(3_000)).result(10)
+                    producer.send(bytes(3_000)).result(30)
         monkeypatch.setattr(Log, "_allocate", refuse)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             starts = [mq.offsets(name, "start")[0] for name in ("one", "two")]
             if starts == [8, 8]:
@@ -68,7 +73,7 @@ def test_a_stop_waits_for_what_is_being_written(tmp_path: Path) -> None:
         with Broker(tmp_path, settings) as broker, broker.connect() as mq:
             mq.topics.create("t", if_not_exists=True)
             with mq.producer("t") as producer:
-                producer.send(b"x").result(10)
+                producer.send(b"x").result(30)
             asyncio.run(asyncio.sleep(0.1))
     with Broker(tmp_path, settings) as broker, broker.connect() as mq:
         assert mq.offsets("t", "end") == {0: 5}
@@ -94,14 +99,14 @@ def test_a_copy_that_is_put_aside_waits_for_the_checkpoint_that_is_being_written
             assert read_checkpoints(disk)[key.folder].recovery_point == 9
             async with housekeeping._writing:
                 running.server._carry_out([OpenLog(key, "t/0", TopicConfig(), quarantine=True)])
-                for _ in range(500):
+                for _ in range(3_000):
                     if not damaged.exists():
                         break
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.1)
                 assert key.folder in read_checkpoints(disk)
                 assert not damaged.exists(), "it is opened only without the old checkpoint"
-            for _ in range(500):
+            for _ in range(3_000):
                 if key.folder not in read_checkpoints(disk):
                     break
                 await asyncio.sleep(0.01)
@@ -124,7 +129,7 @@ def test_a_full_disk_is_told_of(
         return [r.getMessage() for r in caplog.records if r.name == "zmqmq.housekeeping"]
 
     def wait_for(count: int) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while len(said()) < count:
             assert time.monotonic() < end, said()
             time.sleep(0.05)
@@ -137,3 +142,38 @@ def test_a_full_disk_is_told_of(
     full, again = said()
     assert "the disk has 1000000 bytes left and storage.free_bytes_min is 2000000" in full
     assert again == "the disk has room again: 3000000 bytes"
+
+
+def test_a_stop_leaves_the_checkpoint_file_to_one_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was under way goes on in its thread while another one, of a log that is cut, wants
+    to write: both would have the same scratch file, and the older rows could be the last."""
+    writes, works = threading.Event(), threading.Event()
+    writers: list[int] = []
+    most: list[int] = []
+
+    def write_slowly(disk: OSDisk, rows: dict[str, Checkpoint]) -> None:
+        writers.append(1)
+        most.append(len(writers))
+        writes.set()
+        assert works.wait(30)
+        write_checkpoints(disk, rows)
+        writers.pop()
+
+    async def work() -> None:
+        flags = {"broker.bind": "127.0.0.1:0", "broker.data_dir": str(tmp_path)}
+        async with RunningBroker(load(None, {}, flags).config) as running:
+            housekeeping = running.server._housekeeping
+            monkeypatch.setattr("zmqmq.runtime.housekeeping.write_checkpoints", write_slowly)
+            housekeeping._tasks.append(asyncio.create_task(housekeeping.write()))
+            assert await asyncio.to_thread(writes.wait, 30)
+            stopping = asyncio.create_task(housekeeping.stop())
+            cutting = asyncio.create_task(housekeeping.discard("logs/x"))
+            await asyncio.sleep(0.3)
+            works.set()
+            await stopping
+            await cutting
+
+    asyncio.run(work())
+    assert max(most) == 1

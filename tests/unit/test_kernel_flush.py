@@ -17,7 +17,7 @@ from zmqmq.runtime.os_disk import OSDisk, OSFile
 async def flushed(kernel: KernelFlush, files: list[OSFile]) -> dict[OSFile, StorageError]:
     done: asyncio.Future[dict[OSFile, StorageError]] = asyncio.get_running_loop().create_future()
     assert kernel.submit(files, done.set_result)
-    return await asyncio.wait_for(done, 10)
+    return await asyncio.wait_for(done, 60)
 
 
 def kernel_of_loop() -> KernelFlush:
@@ -73,7 +73,7 @@ def test_the_flusher_gives_small_groups_to_the_kernel_and_large_ones_to_threads(
             for file in files[:count]:
                 file.write(0, [b"y" * 10])
             flusher.submit(files[:count], done.set_result)
-            assert await asyncio.wait_for(done, 10) == {}
+            assert await asyncio.wait_for(done, 60) == {}
         assert flusher.by_file.flushes + flusher.by_file_system.flushes == 4
         flusher.close()
         kernel.close()

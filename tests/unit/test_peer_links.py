@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.support.etcd_process import free_ports
 from zmqmq.runtime.peer_links import PeerLinks
 
 
@@ -92,7 +93,8 @@ def test_questions_go_out_and_answers_come_in() -> None:
 
 def test_a_link_that_breaks_is_told_and_comes_back_with_nothing_of_before() -> None:
     async def work(world: World) -> None:
-        with world.peer() as (_, port):
+        # Of none that a connection could take while nobody listens there.
+        with world.peer(*free_ports(1)) as (_, port):
             world.links.link(2, f"127.0.0.1:{port}")
             await world.until(lambda: world.up == [2])
         await world.until(lambda: world.down == [2])

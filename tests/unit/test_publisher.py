@@ -74,10 +74,10 @@ def test_who_sends_garbage_moves_no_subscription_to_somebody_else() -> None:
     async def main() -> None:
         with bench() as b:
             hooligan, first, second = (b.subscriber() for _ in range(3))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             for socket, message in (hooligan, b"\x02"), (first, b"\x01s1"), (second, b"\x01s2"):
                 socket.send(message)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.5)  # it is read before the next, though nobody listens yet
             b.publisher.listen()
             await asyncio.sleep(0.1)
             for subject in b"s1", b"s2":

@@ -17,7 +17,7 @@ from zmqmq.runtime.registrars import LeaseRegistrar
 from zmqmq.runtime.sqlite_store import SqliteStore
 
 KEY = b"/live/1"
-TTL_S = 2.0
+TTL_S = 20.0
 DOCUMENT = LiveDocument(
     instance=bytes(16), endpoints={}, rack=None, version="", since_fsync=None, since_clean=None
 )
@@ -39,7 +39,7 @@ class World:
         return task
 
     async def next(self) -> Event:
-        return await asyncio.wait_for(self.events.get(), 20)
+        return await asyncio.wait_for(self.events.get(), 60)
 
 
 @asynccontextmanager

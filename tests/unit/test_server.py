@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import statistics
 import threading
 import time
@@ -10,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.raw import RawClient
+from zmqmq.config.load import load
+from zmqmq.core.broker.events import DeleteLog, Halt, OpenLog
+from zmqmq.core.storage.log import LogKey
+from zmqmq.errors import HaltedError
+from zmqmq.model.topics import TopicConfig
+from zmqmq.runtime.main import RunningBroker
 from zmqmq.runtime.os_disk import OSFile
+from zmqmq.runtime.server import Server
 from zmqmq.testing import Broker
 
 SETTINGS = {"storage.flusher": "threads"}
@@ -25,6 +34,14 @@ def test_a_flush_that_ends_after_the_sockets_are_closed(
     record is there after the next start all the same.
     """
     monkeypatch.setattr("zmqmq.runtime.server.DRAIN_S", 0.2)
+    closed = threading.Event()
+    disconnect = Server._disconnect
+
+    def disconnect_and_say(server: Server) -> None:
+        disconnect(server)
+        closed.set()
+
+    monkeypatch.setattr(Server, "_disconnect", disconnect_and_say)
     works = threading.Event()
     syncs = threading.Event()
     sync = OSFile.sync
@@ -44,7 +61,7 @@ def test_a_flush_that_ends_after_the_sockets_are_closed(
                 assert syncs.wait(10)
                 stopping = threading.Thread(target=broker.stop)
                 stopping.start()
-                time.sleep(0.6)  # drained for 0.2 s, and let go of everything
+                assert closed.wait(20), "the sockets were not closed"
                 works.set()
                 stopping.join(20)
                 assert not stopping.is_alive()
@@ -66,3 +83,74 @@ def test_long_polls_are_answered_when_they_end(tmp_path: Path) -> None:
             assert client.fetch(topic, 0, max_wait_ms=10)[1] == []
             took.append(time.monotonic() - began)
     assert 0.01 <= statistics.median(took) < 0.04, took
+
+
+KEY = LogKey(b"of a topic gone.", 0)
+
+
+def running(folder: Path) -> RunningBroker:
+    flags = {"broker.bind": "127.0.0.1:0", "broker.data_dir": str(folder)}
+    return RunningBroker(load(None, {}, flags).config)
+
+
+def test_nothing_is_begun_after_an_end_without_a_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the store still tells while it is closed may ask the disk for something."""
+
+    async def work() -> None:
+        broker = running(tmp_path)
+        await broker.__aenter__()
+        broker.server.abort()
+        broker.server._carry_out(
+            [OpenLog(KEY, "t/0", TopicConfig(), quarantine=False), DeleteLog(KEY)]
+        )
+        await broker._stack.aclose()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(work())
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_a_broker_that_has_halted_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a test of somebody's: it told of a closed loop, and its directory stayed in use."""
+    servers: list[Server] = []
+    start = Server.start
+
+    async def start_and_say(server: Server) -> None:
+        servers.append(server)
+        await start(server)
+
+    monkeypatch.setattr(Server, "start", start_and_say)
+    broker = Broker(tmp_path).start()
+    assert broker._loop is not None
+    assert broker._thread is not None
+    halt = [Halt("the disk of t/0 has failed")]
+    broker._loop.call_soon_threadsafe(servers[0]._carry_out, halt)
+    broker._thread.join(30)
+    with pytest.raises(HaltedError, match="t/0"):
+        broker.stop()
+    with broker, broker.connect() as client:
+        client.ping()
+
+
+def test_a_stop_ends_with_what_broke_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After all the rest: the directory is free again, and nothing is left for asyncio to say."""
+
+    async def work() -> None:
+        broker = running(tmp_path)
+        await broker.__aenter__()
+        broker.server._carry_out([Halt("the disk of t/0 has failed")])
+        with pytest.raises(HaltedError, match="t/0"):
+            await broker.__aexit__(None, None, None)
+        async with running(tmp_path):
+            pass
+
+    asyncio.run(work())
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -69,10 +69,13 @@ class DiskWork:
         self._spawn = spawn
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="zmqmq-disk")
         self._kernel_flush = available(self._loop) if options.flusher == "auto" else None
+        self._is_closed = False
         self.flusher = Flusher(disk, self._loop.call_soon_threadsafe, self._kernel_flush)
 
     def do(self, effect: DiskEffect) -> None:
-        """Begin it."""
+        """Begin it, unless the end has come: then nobody waits for it."""
+        if self._is_closed:
+            return
         match effect:
             case FlushFiles():
                 self._flush(effect)
@@ -89,18 +92,20 @@ class DiskWork:
                 self._in_pool(self.write_format, effect)
 
     async def close(self) -> None:
-        """Wait for what was begun; then nothing can be asked any more."""
+        """Wait for what was begun, and begin nothing more."""
+        self._is_closed = True
         if self._kernel_flush is not None:
             self._kernel_flush.close()  # here, since it is the loop's
         await asyncio.to_thread(self.flusher.close)
         await asyncio.to_thread(self._pool.shutdown)
 
     def abort(self) -> None:
-        """As `close`, at once."""
+        """As `close`, at once; what waits in the pool is not begun."""
+        self._is_closed = True
         if self._kernel_flush is not None:
             self._kernel_flush.close()
         self.flusher.close()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def close_logs(self) -> None:
         """Leave every log as a clean stop does: whole, flushed, with its state."""

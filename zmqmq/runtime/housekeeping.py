@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zmqmq.core.broker.broker import Broker
 from zmqmq.core.storage.compaction import Compaction, plan_compaction
@@ -55,7 +55,6 @@ class Housekeeping:
         self._writing = asyncio.Lock()
         self._compaction: Compaction | None = None
         """The last pass, which may be going on."""
-        self._in_threads: set[asyncio.Future[Any]] = set()
         self._is_full = False
 
     def start(self) -> None:
@@ -77,9 +76,6 @@ class Housekeeping:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        # A cancelled task lets go of its thread, and the thread goes on.
-        while self._in_threads:
-            await asyncio.wait(self._in_threads)
 
     def abort(self) -> None:
         """End at once."""
@@ -144,17 +140,15 @@ class Housekeeping:
                 logger.error("housekeeping failed, and will try again: %s", error)
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Do something that waits for the disk; a stop waits for its end."""
+        """Do something that waits for the disk. Who is cancelled meanwhile still sees it end: the
+        thread goes on, and nobody else may write what it writes."""
         thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-        self._in_threads.add(thread)
-        thread.add_done_callback(self._forget_thread)
-        return await asyncio.shield(thread)
-
-    def _forget_thread(self, thread: asyncio.Future[Any]) -> None:
-        self._in_threads.discard(thread)
-        # Looked at, so that asyncio does not complain where nobody waits for it any more.
-        if not thread.cancelled():
-            thread.exception()
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            await asyncio.wait((thread,))
+            thread.exception()  # looked at, or asyncio complains
+            raise
 
     async def _checkpoint(self) -> None:
         for replica in self._broker.replicas:

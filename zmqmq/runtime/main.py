@@ -85,7 +85,8 @@ async def _main(config: BrokerConfig) -> int:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()  # it may wait long for its registration
-            await asyncio.wait((starting,))
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
             return 0
         await starting
         sys.stdout.write(
@@ -116,11 +117,13 @@ class RunningBroker:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if exception[0] is None:
-            await self.server.stop()
-        else:
-            self.server.abort()
-        await self._stack.aclose()
+        try:
+            if exception[0] is None:
+                await self.server.stop()
+            else:
+                self.server.abort()
+        finally:
+            await self._stack.aclose()
 
     async def crash(self) -> None:
         """Let go of everything without finishing anything."""

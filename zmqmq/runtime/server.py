@@ -171,7 +171,8 @@ class Server:
             await self._failed
 
     async def stop(self) -> None:
-        """Hand over what others can lead, finish what was taken, flush, leave a clean directory."""
+        """Hand over what others can lead, finish what was taken, flush, leave a clean directory.
+        Raises what broke meanwhile, when all the rest is done."""
         broker = self._broker
         if not broker.identity.is_alone:
             self._carry_out(broker.shut_down(self._read_clocks()))
@@ -194,6 +195,8 @@ class Server:
             logger.error("the disk did not finish within %s s: the next start scans", DRAIN_S)
         await self._registrar.close()
         self._context.destroy(linger=200)
+        if self._failed.done():
+            await self._failed
 
     def _is_idle(self) -> bool:
         return self._broker.is_idle and not self._broker.replicas.is_cutting

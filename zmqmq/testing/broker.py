@@ -14,6 +14,7 @@ It is the broker of production with its disk and its sockets, not a stand-in. `c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -117,7 +118,11 @@ class Broker:
         await running.__aenter__()
         self.endpoint = running.endpoint
         ready.set()
-        await running.server.run(self._stop)
+        try:
+            await running.server.run(self._stop)
+        except BaseException:
+            await running.crash()
+            raise
         if self._crash:
             await running.crash()
         else:
@@ -128,7 +133,8 @@ class Broker:
         assert self._loop is not None
         assert self._stop is not None
         self._crash = crash
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._join()
         self._raise_error()
 

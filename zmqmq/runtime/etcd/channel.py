@@ -19,8 +19,8 @@ from zmqmq.runtime.etcd.messages import STREAMS, Message, Method
 REPLY_BYTES_MAX: Final = 128 * 1024 * 1024
 """A page of 1000 keys with the largest value takes half of it."""
 _OPTIONS: Final = (
-    # A host that vanished is noticed after 13 s; etcd takes pings every 5 s at most. And none at all
-    # where no call is under way: it ends the connections of whoever does not stop after three.
+    # A host that vanished is noticed after 13 s; etcd takes pings every 5 s at most. And none at
+    # all where no call is under way: it ends the connections of whoever does not stop after three.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 0),
