@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -15,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+PORTS = range(32_000, 32_768)
+"""Below those that connections are given (net.ipv4.ip_local_port_range)."""
 READY_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -99,11 +102,12 @@ def bare(folder: Path, *, fsync: bool) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody has now, nor may be given for a connection meanwhile."""
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def settle() -> None:
