@@ -386,11 +386,14 @@ class Leading:
         self._readers = {place: end for place, end in self._readers.items() if end > now.ns}
         brokers = self._brokers()
         for partition in tuple(self._catalog.partitions.values()):
+            if partition.is_at_rest(now.ns):
+                continue
             document = partition.isr.document
             if len(document.replicas) > 1 or document.flush != partition.log.config.flush:
                 self._propose(now, partition, brokers)
                 if partition.advance():
                     self._moved([partition])
+            partition.settle()
 
     def propose(self, now: Now, partition: Partition) -> None:
         """Change the ISR or the flush mode, if it is to be changed (L7, L8, D12)."""

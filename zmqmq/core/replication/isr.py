@@ -42,6 +42,7 @@ class Isr:
         "me",
         "pending",
         "place",
+        "rested_ns",
         "revision",
         "waited_for",
     )
@@ -70,6 +71,8 @@ class Isr:
         """Outside the ISR and about to join it (L5)."""
         self.is_deposed = False
         """Whether a document was seen that names another leader or epoch (L10)."""
+        self.rested_ns = LONG_AGO
+        """When all members last had everything for so long that nobody looked at each (L8)."""
 
     def changed(self, document: PartitionDocument, revision: int) -> None:
         """L2: take over a document of this epoch; what is older than what is known is ignored.
@@ -129,7 +132,21 @@ class Isr:
     def caught_up_ns(self, member: Member) -> int:
         """When a member last had everything (L8); from the beginning on, if it said nothing yet."""
         progress = self.progress_of(member)
-        return self.began_ns if progress is None else progress.caught_up_ns
+        if progress is None:
+            return self.began_ns
+        return max(progress.caught_up_ns, self.rested_ns)
+
+    def have_all(self, end: int, *, flushes: bool) -> bool:
+        """Whether every replica is in the ISR and has everything below `end`."""
+        document = self.document
+        if len(document.isr) < len(document.replicas):
+            return False
+        for member in document.isr:
+            if member != self.me:
+                progress = self.progress_of(member)
+                if progress is None or progress.reach(flushes=flushes) < end:
+                    return False
+        return True
 
     # What followers say
 
