@@ -42,7 +42,9 @@ SYNCS: Final = "fsync,fdatasync,syncfs"
 GAVE_UP: Final = "error: no answer from etcd"
 """A broker ends that loses its etcd in the middle of its start, for its supervisor to start it
 again."""
-COMPLAINT: Final = re.compile(r"^Traceback .*(?:\n .*)*\n.*", re.MULTILINE)
+COMPLAINT: Final = re.compile(
+    r"^Traceback .*(?:\n .*)*\n.*|^.* was never (?:retrieved|awaited).*", re.MULTILINE
+)
 """What nobody has caught, or what was logged as if nobody had."""
 
 
