@@ -13,7 +13,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from zmqmq.errors import ConfigError, ConflictError, CorruptDataError, NotFoundE
 
 WAIT = SECONDS * 1_000
 """What a fetch waits for records that are there: half a second is the default."""
-_numbers = itertools.count()
 PROGRAM = """
 import os, sys, time, zmqmq
 address, topic, folder, name, limit = sys.argv[1:]
@@ -39,20 +37,6 @@ with zmqmq.connect(address) as mq:
             break
     consumer.close()
 """
-
-
-@pytest.fixture(scope="module")
-def mq(servers: str) -> Iterator[zmqmq.Client]:
-    with zmqmq.connect(servers) as client:
-        yield client
-
-
-@pytest.fixture
-def topic(mq: zmqmq.Client) -> str:
-    """A new topic of two partitions."""
-    name = f"t{next(_numbers)}"
-    mq.topics.create(name, partitions=2)
-    return name
 
 
 def fill(mq: zmqmq.Client, topic: str, count: int, batch_records: int = 7) -> None:
