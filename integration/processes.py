@@ -213,9 +213,11 @@ class Processes:
         command = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", f"trace={SYNCS}"]
         command += ["-e", f"inject={SYNCS}:error=EIO", "-p", str(process.pid)]
         tracer = self._tracers[node] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        with suppress(FileNotFoundError):  # it has ended meanwhile
-            status = Path(f"/proc/{process.pid}/status")
-            while tracer.poll() is None and "TracerPid:\t0\n" in status.read_text():
+        tasks = Path(f"/proc/{process.pid}/task")
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            while tracer.poll() is None and any(
+                "TracerPid:\t0\n" in status.read_text() for status in tasks.glob("*/status")
+            ):
                 time.sleep(0.02)
 
     def fill(self, node: str) -> None:

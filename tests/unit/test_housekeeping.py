@@ -136,12 +136,12 @@ def test_a_full_disk_is_told_of(
 
     with caplog.at_level("WARNING"), Broker(tmp_path, {"storage.free_bytes_min": "2MB"}):
         wait_for(1)
-        free = 3_000_000
+        free = 30_000_000
         wait_for(2)
         time.sleep(0.5)
     full, again = said()
     assert "the disk has 1000000 bytes left and storage.free_bytes_min is 2000000" in full
-    assert again == "the disk has room again: 3000000 bytes"
+    assert again == "the disk has room again: 30000000 bytes"
 
 
 def test_a_stop_leaves_the_checkpoint_file_to_one_writer(

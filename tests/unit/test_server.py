@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.raw import RawClient
 from zmqmq.config.load import load
-from zmqmq.core.broker.events import DeleteLog, Halt, OpenLog
+from zmqmq.core.broker.events import DeleteLog, Halt, OpenLog, Ticked
+from zmqmq.core.storage.data_directory import read_format
 from zmqmq.core.storage.log import LogKey
-from zmqmq.errors import HaltedError
+from zmqmq.errors import DiskFullError, HaltedError, StorageError
 from zmqmq.model.topics import TopicConfig
 from zmqmq.runtime.main import RunningBroker
-from zmqmq.runtime.os_disk import OSFile
+from zmqmq.runtime.os_disk import OSDisk, OSFile
 from zmqmq.runtime.server import Server
 from zmqmq.testing import Broker
 
@@ -137,17 +140,57 @@ def test_a_broker_that_has_halted_can_be_started_again(
         client.ping()
 
 
+def halt(broker: RunningBroker, patch: pytest.MonkeyPatch) -> None:
+    del patch
+    broker.server._carry_out([Halt("the disk of t/0 has failed")])
+
+
+def be_wrong(broker: RunningBroker, patch: pytest.MonkeyPatch) -> None:
+    def handle(*_: object) -> None:
+        raise AssertionError("an invariant of t/0")
+
+    with patch.context() as once, contextlib.suppress(AssertionError):
+        once.setattr(broker.server._broker, "handle", handle)
+        broker.server._feed(Ticked())
+
+
+def lose_the_checkpoints(broker: RunningBroker, patch: pytest.MonkeyPatch) -> None:
+    del broker
+    patch.setattr("zmqmq.runtime.housekeeping.write_checkpoints", full)
+
+
+def lose_the_format(broker: RunningBroker, patch: pytest.MonkeyPatch) -> None:
+    del broker
+    patch.setattr("zmqmq.runtime.disk_work.write_format", full)
+
+
+def full(*_: object) -> None:
+    raise DiskFullError("no room for what t/0 is to say")
+
+
+@pytest.mark.parametrize("trouble", [halt, be_wrong, lose_the_checkpoints, lose_the_format])
 def test_a_stop_ends_with_what_broke_meanwhile(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trouble: Callable[[RunningBroker, pytest.MonkeyPatch], None],
 ) -> None:
-    """After all the rest: the directory is free again, and nothing is left for asyncio to say."""
+    """
+    And is no clean one: nobody vouches for what is left. The directory is free again, and nothing
+    is left for asyncio to say.
+    """
 
     async def work() -> None:
         broker = running(tmp_path)
         await broker.__aenter__()
-        broker.server._carry_out([Halt("the disk of t/0 has failed")])
-        with pytest.raises(HaltedError, match="t/0"):
-            await broker.__aexit__(None, None, None)
+        with monkeypatch.context() as patch:
+            trouble(broker, patch)
+            with pytest.raises((AssertionError, StorageError), match="t/0"):
+                await broker.__aexit__(None, None, None)
+        form = read_format(OSDisk(tmp_path))
+        assert form is not None
+        assert form.clean_epoch is None
+        assert broker.server._context.closed
         async with running(tmp_path):
             pass
 

@@ -101,6 +101,8 @@ class DiskWork:
 
     def abort(self) -> None:
         """As `close`, at once; what waits in the pool is not begun."""
+        if self._is_closed:
+            return
         self._is_closed = True
         if self._kernel_flush is not None:
             self._kernel_flush.close()

@@ -8,7 +8,6 @@ durable (L16).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -73,9 +72,8 @@ class Housekeeping:
         self.abort()
         if self._compaction is not None:
             self._compaction.is_stopped = True
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if self._tasks:
+            await asyncio.wait(self._tasks)  # one that has broken has been told of
 
     def abort(self) -> None:
         """End at once."""
@@ -85,17 +83,19 @@ class Housekeeping:
     def look_at_room(self, free_bytes: int | None) -> None:
         """Say when the disk has become full, and when it is no more: producers are told, but nobody
         tells of followers that stand still. None: it cannot say."""
-        if free_bytes is None or self._is_full is (free_bytes < self._options.free_bytes_min):
+        least = self._options.free_bytes_min
+        if free_bytes is None:
             return
-        self._is_full = not self._is_full
-        if self._is_full:
+        if not self._is_full and free_bytes < least:
+            self._is_full = True
             logger.error(
-                "the disk has %d bytes left and storage.free_bytes_min is %d: nothing is appended "
-                "or replicated to it until there is room; make some, or lower retention",
+                "the disk has %d bytes left and storage.free_bytes_min is %d: what needs more room "
+                "is neither appended nor replicated; make some, or lower retention",
                 free_bytes,
-                self._options.free_bytes_min,
+                least,
             )
-        else:
+        elif self._is_full and free_bytes >= least + self._options.allocate_bytes:
+            self._is_full = False  # not a byte above: it would be told again and again
             logger.warning("the disk has room again: %d bytes", free_bytes)
 
     async def write(self, *, clean: bool = False) -> None:

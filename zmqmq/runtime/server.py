@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 from typing import Any, Final
 
 import zmq
@@ -68,15 +69,19 @@ from zmqmq.runtime.transport import Listener
 logger = logging.getLogger("zmqmq.server")
 
 TICK_NS: Final = 50_000_000
-"""How often the broker looks at its clocks at least; requests that wait are ended on time."""
+"""How often the broker looks at its clocks at least. Requests that wait are ended on time: a burst
+puts the next look forward."""
 TICK_ALONE_NS: Final = 100_000_000
-"""The same where there are no others whose silence must be noticed: at rest it is all the CPU."""
+"""The same where there are neither others whose silence must be noticed nor subscribers who are
+owed the end of a burst (decision 14): at rest it is all the CPU."""
 MEASURE_NS: Final = 1_000_000_000
 HISTORY_KEPT: Final = 1_000
 """Revisions of the metadata store whose history is kept at least."""
 DRAIN_S: Final = 10.0
 """How long a stop waits for the disk."""
 ORPHANS_SHOWN: Final = 20
+_LAST: Final = DiskEffect | Unregister | Halt
+"""What is still carried out when the sockets are closed."""
 
 
 class Server:
@@ -140,10 +145,8 @@ class Server:
         self._now = self._read_clocks()
         self._is_between_bursts = True
         self._is_connected = True
-        """Until the sockets are closed; then there is only the disk, and the registration to give
-        up."""
+        """Until the sockets are closed: then nobody is told anything any more."""
         self._lag_ns = 0
-        self._tick_ns = TICK_ALONE_NS if broker.identity.is_alone else TICK_NS
         self._tick_due_ns = self._measure_due_ns = time.monotonic_ns()
 
     async def start(self) -> None:
@@ -172,31 +175,50 @@ class Server:
 
     async def stop(self) -> None:
         """Hand over what others can lead, finish what was taken, flush, leave a clean directory.
-        Raises what broke meanwhile, when all the rest is done."""
+
+        Raises what broke meanwhile. Then it ends as an abort does: a machine that has been wrong
+        once must not vouch for what it leaves.
+        """
+        try:
+            await self._finish()
+        except BaseException:
+            self.abort()
+            raise
+
+    async def _finish(self) -> None:
         broker = self._broker
         if not broker.identity.is_alone:
             self._carry_out(broker.shut_down(self._read_clocks()))
-            while not broker.may_stop(self._read_clocks()):  # noqa: ASYNC110 - once
-                await asyncio.sleep(0.02)
+            await self._wait_until(lambda: broker.may_stop(self._read_clocks()))
         broker.drain()
         await self._housekeeping.stop()
         await self._mirror.close()
-        end = self._loop.time() + DRAIN_S
-        while not self._is_idle() and self._loop.time() < end:  # noqa: ASYNC110 - once
-            await asyncio.sleep(0.005)
+        await self._wait_until(self._is_idle, DRAIN_S)
         # Nothing may come between the last look and this: it would begin what nobody waits for.
         self._disconnect()
         await self._disk_work.close()
+        self._check_sound()
         if self._is_idle():
             await asyncio.to_thread(self._disk_work.close_logs)
             await self._housekeeping.write(clean=True)
             await self._say_clean()
+            self._check_sound()
         else:
             logger.error("the disk did not finish within %s s: the next start scans", DRAIN_S)
         await self._registrar.close()
         self._context.destroy(linger=200)
+
+    async def _wait_until(self, is_so: Callable[[], bool], seconds: float = inf) -> None:
+        """Look again and again, for so long; raises what has broken."""
+        end = self._loop.time() + seconds
+        while not is_so() and self._loop.time() < end:
+            self._check_sound()
+            await asyncio.sleep(0.005)
+        self._check_sound()
+
+    def _check_sound(self) -> None:
         if self._failed.done():
-            await self._failed
+            self._failed.result()
 
     def _is_idle(self) -> bool:
         return self._broker.is_idle and not self._broker.replicas.is_cutting
@@ -223,7 +245,8 @@ class Server:
     def abort(self) -> None:
         """Let go of everything at once, as a crash would; for tests in one process."""
         self._housekeeping.abort()
-        self._disconnect()
+        if self._is_connected:
+            self._disconnect()
         self._disk_work.abort()
         self._context.destroy(linger=0)
 
@@ -278,8 +301,10 @@ class Server:
         if now_ns >= self._measure_due_ns:
             self._measure_due_ns = now_ns + MEASURE_NS
             self._measure()
-        due = self._broker.timers.next_ns
-        latest = now_ns + self._tick_ns
+        broker = self._broker
+        is_quiet = broker.identity.is_alone and len(broker.pushing) == 0
+        latest = now_ns + (TICK_ALONE_NS if is_quiet else TICK_NS)
+        due = broker.timers.next_ns
         self._wake_at(latest if due is None else min(due, latest))
 
     def _wake_at(self, due_ns: int) -> None:
@@ -317,7 +342,7 @@ class Server:
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         if not self._is_connected:
-            effects = [each for each in effects if isinstance(each, DiskEffect | Unregister)]
+            effects = [each for each in effects if isinstance(each, _LAST)]
         for effect in effects:
             match effect:
                 case Send(route, frames):

@@ -93,10 +93,12 @@ class Broker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._thread is not None:
-            self.stop()
-        if self._own is not None:
-            self._own.cleanup()
+        try:
+            if self._thread is not None:
+                self.stop()
+        finally:
+            if self._own is not None:
+                self._own.cleanup()
 
     def _config(self) -> BrokerConfig:
         flags = {"broker.bind": self.endpoint or "127.0.0.1:0", **self._settings}

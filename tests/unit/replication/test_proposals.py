@@ -219,7 +219,9 @@ def looks(c: Cluster, seconds: float = 0.5) -> Proposal | None:
     for _ in range(int(seconds * 2)):
         c.now_ns += 500 * MS
         leading = c.brokers[1].leading
-        if not leading.is_at_rest(c.now_ns):
+        if leading.is_at_rest:
+            leading.isr.rested_ns = c.now_ns
+        else:
             proposal = c.propose(1)
             leading.settle()
             if proposal is not None:
@@ -232,17 +234,17 @@ def at_rest() -> Cluster:
     c.fetch(2)
     c.fetch(3)
     assert looks(c) is None
-    assert c.brokers[1].leading.is_at_rest(c.now_ns)
+    assert c.brokers[1].leading.is_at_rest
     return c
 
 
 def test_l8_a_partition_at_rest_is_not_looked_at_and_nobody_has_been_silent_for_that() -> None:
     c = at_rest()
     assert looks(c, 60) is None
-    assert c.brokers[1].leading.is_at_rest(c.now_ns)
+    assert c.brokers[1].leading.is_at_rest
     c.brokers[1].send()
 
-    assert not c.brokers[1].leading.is_at_rest(c.now_ns)
+    assert not c.brokers[1].leading.is_at_rest
     c.fetch(2, 2)
     assert looks(c, 2.5) is None
     proposal = looks(c)
@@ -262,7 +264,7 @@ def test_a_partition_that_lacks_something_is_looked_at() -> None:
     behind.fetch(2, 2)
     for c in (lone, silent, behind):
         assert looks(c) is None
-        assert not c.brokers[1].leading.is_at_rest(c.now_ns)
+        assert not c.brokers[1].leading.is_at_rest
 
 
 def test_a_partition_at_rest_is_looked_at_when_something_is_wanted_of_it() -> None:

@@ -62,7 +62,8 @@ REQUESTS_IN_FLIGHT_MAX: Final = 64
 """Requests that were sent and are not answered: as many as the socket's queue takes."""
 GREETING_TIMEOUT: Final = 3 * SECOND
 GREETING_ALONE: Final = SECOND
-"""Without an answer to HELLO for so long another broker is tried too: this one may be frozen."""
+"""Without an answer to HELLO for so long another broker is tried too: this one may be frozen. If it
+was only slow, both connections stay."""
 SILENCE_MAX: Final = SECOND
 """A broker that owes an answer and is not heard for so long is asked whether it is there."""
 PROBE_TIMEOUT: Final = 7 * SECOND

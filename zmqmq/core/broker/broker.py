@@ -180,7 +180,7 @@ class Broker(Parts):
     @property
     def is_idle(self) -> bool:
         """Whether everything that was taken is on disk and answered."""
-        return self.flushing.is_idle
+        return self.flushing.is_idle and not self.membership.is_writing
 
     # Logs
 

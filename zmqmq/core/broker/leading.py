@@ -379,14 +379,15 @@ class Leading:
     # The ISR
 
     def tick(self, now: Now) -> None:
-        """Look at every partition now and then."""
+        """Look now and then at every partition that is not at rest."""
         if now.ns < self._look_ns:
             return
         self._look_ns = now.ns + LOOK_NS
         self._readers = {place: end for place, end in self._readers.items() if end > now.ns}
         brokers = self._brokers()
         for partition in tuple(self._catalog.partitions.values()):
-            if partition.is_at_rest(now.ns):
+            if partition.is_at_rest:
+                partition.isr.rested_ns = now.ns
                 continue
             document = partition.isr.document
             if len(document.replicas) > 1 or document.flush != partition.log.config.flush:

@@ -120,6 +120,11 @@ class Membership:
         self._flag_pause = Pause()
 
     @property
+    def is_writing(self) -> bool:
+        """Whether the file `format` is not as it is to be yet."""
+        return bool(self._writes)
+
+    @property
     def me(self) -> Member | None:
         """The run of this broker that may serve; None: it is not registered, or not ready."""
         if self._state is not _State.UP:

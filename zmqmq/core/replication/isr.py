@@ -72,7 +72,7 @@ class Isr:
         self.is_deposed = False
         """Whether a document was seen that names another leader or epoch (L10)."""
         self.rested_ns = LONG_AGO
-        """When all members last had everything for so long that nobody looked at each (L8)."""
+        """When it was last seen at rest: all members had everything then (L8)."""
 
     def changed(self, document: PartitionDocument, revision: int) -> None:
         """L2: take over a document of this epoch; what is older than what is known is ignored.
@@ -107,6 +107,12 @@ class Isr:
         """Whether this broker's own log decides alone."""
         return self.maximal() == (self.me,) and self.is_enough() and not self.waited_for
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every replica is in the ISR, so that nobody is left who could join: so it is most
+        of the time, for thousands."""
+        return len(self.document.isr) == len(self.document.replicas)
+
     def progress_of(self, member: Member) -> Progress | None:
         """Of the very run that the entry names, in this leader epoch (L5)."""
         progress = self.followers.get(member.broker_id)
@@ -138,10 +144,9 @@ class Isr:
 
     def have_all(self, end: int, *, flushes: bool) -> bool:
         """Whether every replica is in the ISR and has everything below `end`."""
-        document = self.document
-        if len(document.isr) < len(document.replicas):
+        if not self.is_full:
             return False
-        for member in document.isr:
+        for member in self.document.isr:
             if member != self.me:
                 progress = self.progress_of(member)
                 if progress is None or progress.reach(flushes=flushes) < end:

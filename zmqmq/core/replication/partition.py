@@ -218,8 +218,8 @@ class Partition:
         self._recount()
 
     def next_proposal(self, now_ns: int, brokers: Brokers, keys: KeySpace) -> Proposal | None:
-        """What to change in the document now. Call this every half second, and when a follower has
-        fetched or the brokers have changed; `advance` afterwards."""
+        """What to change in the document now. Call this every half second unless it is at rest, and
+        when a follower has fetched or the brokers have changed; `advance` afterwards."""
         self._recount()
         proposal = self._proposals.next(
             now_ns, brokers, keys, self.high_watermark, flushes=self.flushes
@@ -227,15 +227,13 @@ class Partition:
         self._recount()
         return proposal
 
-    def is_at_rest(self, now_ns: int) -> bool:
+    @property
+    def is_at_rest(self) -> bool:
         """Whether nothing has happened since `settle` found that all have everything.
 
         Of thousands of partitions most are: each is looked at in a hundredth of the time.
         """
-        if self._rest != (self.log.end_offset, self.isr.revision, self.log.config.flush):
-            return False
-        self.isr.rested_ns = now_ns
-        return True
+        return self._rest == (self.log.end_offset, self.isr.revision, self.log.config.flush)
 
     def settle(self) -> None:
         """After a look at it: is there any reason to look again before something happens?"""

@@ -35,7 +35,8 @@ class Progress:
         self.end_then = 0
         """The leader's end at its last fetch."""
         self.caught_up_ns = caught_up_ns
-        """When it last had all that the leader had (L8)."""
+        """When it last had all that the leader had, as far as somebody looked: `Isr.caught_up_ns`
+        also knows of the rest (L8)."""
         self.near_since_ns: int | None = None
         """Since when it could join the ISR but for the records that keep coming (L5)."""
 

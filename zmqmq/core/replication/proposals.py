@@ -89,7 +89,7 @@ class Proposals:
         ]
         if len(staying) < len(isr.document.isr):
             return self._propose(keys, with_isr(isr.document, staying))
-        for progress in () if self._is_full() else isr.followers.values():
+        for progress in () if isr.is_full else isr.followers.values():
             if self.may_join(progress, brokers, high_watermark, flushes=flushes):
                 member = progress.member
                 return self._propose(keys, with_member(isr.document, member), member)
@@ -204,11 +204,6 @@ class Proposals:
         behind that (KAFKA-7128)."""
         return reach >= self._isr.leso
 
-    def _is_full(self) -> bool:
-        """Whether nobody is left who could join: so it is most of the time, for thousands."""
-        document = self._isr.document
-        return len(document.isr) == len(document.replicas)
-
     def _is_registered(self, member: Member, brokers: Brokers) -> bool:
         registration = brokers.registrations.get(member.broker_id)
         return registration is not None and registration.epoch == member.broker_epoch
@@ -220,7 +215,7 @@ class Proposals:
         would never join. For liveness alone, and so for a bounded time.
         """
         isr, end = self._isr, self._log.end_offset
-        if self._is_full():
+        if isr.is_full:
             isr.waited_for = ()
             for progress in isr.followers.values():
                 progress.looked_at(now_ns, end, flushes=flushes)
