@@ -30,6 +30,11 @@ TOOLS: Final = {
 
 USER: Final = ("--user", "--map-root-user")
 """Who is not root is root in a namespace of users; that may do all but mount disks."""
+LEAVE_DISKS: Final = (
+    "grep -o '^/dev/loop[0-9]*' /proc/mounts | xargs -r umount --lazy 2>/dev/null; exec \"$@\""
+)
+"""The namespace begins with all mounts there are. A disk of somebody else that was kept here would
+not be gone when its owner unmounts it, and could not be mounted again after its power was cut."""
 
 
 def is_root() -> bool:
@@ -58,6 +63,7 @@ def command(module: str, *arguments: str) -> list[str]:
         *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", *(() if is_root() else USER), "--net", "--mount", "--mount-proc"),
         *("--pid", "--fork", "--kill-child=KILL"),
+        *("sh", "-c", LEAVE_DISKS, "sh"),
         *("env", f"{INSIDE}=1", f"PATH={_path()}"),
         *(sys.executable, "-m", module, *arguments),
     ]

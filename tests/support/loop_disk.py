@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 from tests.support.broker_process import missing
 
@@ -40,13 +41,19 @@ class LoopDisk:
         subprocess.run(["mount", "-o", "loop", self.image, self.root], check=True)
 
     def unmount(self) -> None:
-        """Who had files open has been told to end; it may take a moment."""
+        """Who had files open has been told to end; it may take a moment. Then the loop device goes,
+        unless a mount namespace that was begun meanwhile has a copy: that has to go first, or what
+        is mounted next would be the disk without power again."""
+        self._until_silent("umount", self.root)
+        self._until_silent("losetup", "--associated", self.image)
+
+    def _until_silent(self, *command: str | Path) -> None:
         for _ in range(600):
-            done = subprocess.run(["umount", self.root], capture_output=True)
-            if done.returncode == 0:
+            done = subprocess.run(command, stdout=PIPE, stderr=STDOUT, check=False)
+            if done.returncode == 0 and not done.stdout:
                 return
             time.sleep(0.05)
-        raise AssertionError(done.stderr.decode())
+        raise AssertionError(f"{command}: {done.stdout.decode()}")
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk."""
