@@ -6,7 +6,6 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,6 @@ SECONDS = 100
 pytestmark = pytest.mark.timeout(300)
 SIZES = [10, 100, 5_000, 40_000, PUSH_BYTES_MAX, 200_000]
 """Of records: some batches are pushed together, others one by one or not at all."""
-
-
-@pytest.fixture
-def mq(servers: str) -> Iterator[zmqmq.Client]:
-    with zmqmq.connect(servers) as client:
-        yield client
 
 
 def measures(mq: zmqmq.Client) -> dict[str, Any]:

@@ -243,7 +243,7 @@ class Server:
             self._wake.cancel()
 
     def abort(self) -> None:
-        """Let go of everything at once, as a crash would; for tests in one process."""
+        """Let go of everything at once, as a crash would."""
         self._housekeeping.abort()
         if self._is_connected:
             self._disconnect()
